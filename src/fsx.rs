@@ -1,1 +1,420 @@
-//! (in the making)
+//! The only code that writes state: files and folders that are there whole or not at all.
+//!
+//! - [`write_durable`] replaces one file. - [`StagedDir`] makes a folder visible only when it is complete.
+//! - [`append_durable`] adds one line to a log. - [`Lock`] keeps two runs apart.
+//!
+//! What a crash leaves: names that begin with `.staging-` are unfinished work and may be deleted by whoever
+//! holds the site lock ([`sweep_staging`]); every other name is complete.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::error::Refusal;
+use crate::platform;
+
+const STAGING_PREFIX: &str = ".staging-";
+
+/// Replaces `path` with `bytes`, so that a reader or a crash sees the old content or the new, never a mixture.
+///
+/// Steps, and what a crash after each leaves: a staged file in the same folder (old content; a stray
+/// `.staging-` file), its content synced (the same), renamed over `path` (old or new), folder synced (new).
+pub fn write_durable(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_durable_with(path, |file| Ok(file.write_all(bytes)?))
+}
+
+/// [`write_durable`] for content that is produced by writing into a file, such as parquet.
+pub fn write_durable_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let folder = path.parent().context("a file needs a folder")?;
+    create_dir_durable(folder)?;
+    let mut staged = tempfile::Builder::new()
+        .prefix(STAGING_PREFIX)
+        .tempfile_in(folder)
+        .with_context(|| format!("stage {}", path.display()))?;
+    write(staged.as_file_mut()).with_context(|| format!("write {}", path.display()))?;
+    staged.as_file().sync_all().with_context(|| format!("sync {}", path.display()))?;
+    staged.persist(path).with_context(|| format!("replace {}", path.display()))?;
+    platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))
+}
+
+/// [`write_durable`] of `value` as indented JSON with a final newline.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text =
+        serde_json::to_string_pretty(value).with_context(|| format!("encode {}", path.display()))?;
+    text.push('\n');
+    write_durable(path, text.as_bytes())
+}
+
+/// Reads a JSON state file.
+///
+/// - Errors: the file cannot be read or does not have the expected shape; both name the file.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
+}
+
+/// [`read_json`], with `None` where there is no such file.
+pub fn read_json_if_exists<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
+}
+
+/// Adds `line` and a newline to the end of `path` and syncs it; a torn last line of an earlier crash is cut.
+pub fn append_durable(path: &Path, line: &str) -> Result<()> {
+    let folder = path.parent().context("a file needs a folder")?;
+    create_dir_durable(folder)?;
+    let is_new = !path.exists();
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))?;
+    let write = |file: &mut File| -> io::Result<()> {
+        let end = end_of_last_line(file)?;
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+        file.write_all(format!("{line}\n").as_bytes())?;
+        file.sync_all()
+    };
+    write(&mut file).with_context(|| format!("append to {}", path.display()))?;
+    if is_new {
+        platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// The length of `file` up to and including its last newline.
+fn end_of_last_line(file: &mut File) -> io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    let mut chunk = [0u8; 4096];
+    while end > 0 {
+        let start = end.saturating_sub(chunk.len() as u64);
+        let part = &mut chunk[..(end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// Creates `dir` and its missing parents, and makes their names durable.
+pub fn create_dir_durable(dir: &Path) -> Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    create_dir_durable(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("create {}", dir.display()));
+        }
+        _ => {}
+    }
+    if !parent.as_os_str().is_empty() {
+        platform::sync_dir(parent).with_context(|| format!("sync {}", parent.display()))?;
+    }
+    Ok(())
+}
+
+/// A folder in the making, invisible under its own name until [`StagedDir::publish`].
+///
+/// Dropped unpublished, it is deleted.
+pub struct StagedDir {
+    staging: tempfile::TempDir,
+    target: PathBuf,
+}
+
+impl StagedDir {
+    /// Starts a folder that will become `target`.
+    pub fn new(target: &Path) -> Result<Self> {
+        let folder = target.parent().context("a folder needs a parent")?;
+        create_dir_durable(folder)?;
+        let staging = tempfile::Builder::new()
+            .prefix(STAGING_PREFIX)
+            .tempdir_in(folder)
+            .with_context(|| format!("stage {}", target.display()))?;
+        Ok(Self { staging, target: target.to_owned() })
+    }
+
+    /// Where to write the files meanwhile.
+    pub fn path(&self) -> &Path {
+        self.staging.path()
+    }
+
+    /// Syncs every file, writes `manifest.json` last, and renames the folder to its target.
+    ///
+    /// `manifest` is given the sha256 of every file and returns what to store. A crash before the rename
+    /// leaves a `.staging-` folder, after it the complete target.
+    ///
+    /// - Errors: `target` exists already, or the disk refuses.
+    pub fn publish<M: Serialize>(self, manifest: impl FnOnce(Vec<FileDigest>) -> M) -> Result<PathBuf> {
+        self.seal(manifest)?;
+        anyhow::ensure!(!self.target.exists(), "{} exists already", self.target.display());
+        let target = self.target.clone();
+        let folder = target.parent().expect("checked in new").to_owned();
+        let staging = self.staging.keep();
+        fs::rename(&staging, &target).with_context(|| format!("publish {}", target.display()))?;
+        platform::sync_dir(&folder).with_context(|| format!("sync {}", folder.display()))?;
+        Ok(target)
+    }
+
+    /// [`StagedDir::publish`] over an existing `target`, which is kept as `previous`.
+    ///
+    /// The old `previous` is set aside and deleted last. A crash in between can leave `target` missing while
+    /// `previous` holds the older state: readers fall back to `previous`.
+    pub fn publish_over<M: Serialize>(
+        self,
+        previous: &Path,
+        manifest: impl FnOnce(Vec<FileDigest>) -> M,
+    ) -> Result<()> {
+        self.seal(manifest)?;
+        let folder = self.target.parent().expect("checked in new").to_owned();
+        let aside = tempfile::Builder::new().prefix(STAGING_PREFIX).tempdir_in(&folder)?;
+        if self.target.exists() {
+            if previous.exists() {
+                fs::rename(previous, aside.path().join("previous"))
+                    .with_context(|| format!("set {} aside", previous.display()))?;
+            }
+            fs::rename(&self.target, previous).with_context(|| format!("keep {}", previous.display()))?;
+        }
+        let target = self.target.clone();
+        let staging = self.staging.keep();
+        fs::rename(&staging, &target).with_context(|| format!("publish {}", target.display()))?;
+        platform::sync_dir(&folder).with_context(|| format!("sync {}", folder.display()))
+    }
+
+    fn seal<M: Serialize>(&self, manifest: impl FnOnce(Vec<FileDigest>) -> M) -> Result<()> {
+        let digests = digest_dir(self.path())?;
+        for digest in &digests {
+            let path = self.path().join(&digest.name);
+            OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|file| file.sync_all())
+                .with_context(|| format!("sync {}", path.display()))?;
+        }
+        write_json(&self.path().join(MANIFEST), &manifest(digests))
+    }
+}
+
+/// The name of the file that makes a folder complete.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Name, length and sha256 of one file of a published folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// Digests of the files in `dir` (not its manifest), by name.
+pub fn digest_dir(dir: &Path) -> Result<Vec<FileDigest>> {
+    let mut digests = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name != MANIFEST && entry.file_type()?.is_file() {
+            digests.push(FileDigest {
+                name,
+                bytes: entry.metadata()?.len(),
+                sha256: sha256_file(&entry.path())?,
+            });
+        }
+    }
+    digests.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(digests)
+}
+
+/// Checks that each of `files` in `dir` has the length and sha256 it was published with.
+///
+/// - Errors: a file is missing or differs; it is named.
+pub fn verify_digests(dir: &Path, files: &[FileDigest]) -> Result<()> {
+    for file in files {
+        let path = dir.join(&file.name);
+        let sha256 = sha256_file(&path)?;
+        anyhow::ensure!(
+            sha256 == file.sha256,
+            "{} is not the file that was published: sha256 differs",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The sha256 of a file, in hexadecimal.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("read {}", path.display()))?;
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0u8; 1 << 16];
+    loop {
+        let n_read = file.read(&mut chunk).with_context(|| format!("read {}", path.display()))?;
+        if n_read == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&chunk[..n_read]);
+    }
+}
+
+/// The sha256 of some bytes, in hexadecimal.
+pub fn sha256_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Deletes unfinished work of crashed runs in `dir`. Call it only while holding the site lock.
+pub fn sweep_staging(dir: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(STAGING_PREFIX) {
+            let path = entry.path();
+            let removed =
+                if entry.file_type()?.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// An exclusive advisory lock on a file; the operating system lets go of it when the holder dies.
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock at `path`, writing `holder` (a JSON line for humans) into it.
+    ///
+    /// - Errors: [`Refusal::LockHeld`] with the holder's own words while another process has it.
+    pub fn acquire(path: &Path, holder: &str) -> Result<Self> {
+        create_dir_durable(path.parent().context("a lock needs a folder")?)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .with_context(|| format!("open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+                return Err(Refusal::LockHeld { path: path.to_owned(), holder }.into());
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("lock {}", path.display()));
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| file.write_all(holder.as_bytes()))
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(Self { _file: file })
+    }
+
+    /// [`Lock::acquire`], trying again until `wait` has passed.
+    pub fn acquire_within(path: &Path, holder: &str, wait: std::time::Duration) -> Result<Self> {
+        let started = std::time::Instant::now();
+        loop {
+            match Self::acquire(path, holder) {
+                Err(error) if error.is::<Refusal>() && started.elapsed() < wait => {
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    #[test]
+    fn a_durable_write_replaces_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/state.json");
+        write_durable(&path, b"one").unwrap();
+        write_durable(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        write_durable(&path, b"old").unwrap();
+        let failed = write_durable_with(&path, |file| {
+            file.write_all(b"half")?;
+            anyhow::bail!("disk full")
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_append_cuts_a_torn_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        append_durable(&path, "one").unwrap();
+        fs::write(&path, "one\ntw").unwrap();
+        append_durable(&path, "three").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\nthree\n");
+    }
+
+    #[test]
+    fn a_folder_appears_whole_with_its_manifest() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        let staged = StagedDir::new(&target).unwrap();
+        fs::write(staged.path().join("weights"), b"abc").unwrap();
+        assert!(!target.exists());
+        staged.publish(|files| files).unwrap();
+        let files: Vec<FileDigest> = read_json(&target.join(MANIFEST)).unwrap();
+        assert_eq!(files[0].sha256, sha256_bytes(b"abc"));
+        verify_digests(&target, &files).unwrap();
+        fs::write(target.join("weights"), b"abd").unwrap();
+        assert!(verify_digests(&target, &files).is_err());
+    }
+
+    #[test]
+    fn publishing_over_keeps_one_previous() {
+        let dir = tempfile::tempdir().unwrap();
+        let (last, previous) = (dir.path().join("last"), dir.path().join("previous"));
+        for content in ["1", "2", "3"] {
+            let staged = StagedDir::new(&last).unwrap();
+            fs::write(staged.path().join("state"), content).unwrap();
+            staged.publish_over(&previous, |files| files).unwrap();
+        }
+        assert_eq!(fs::read_to_string(last.join("state")).unwrap(), "3");
+        assert_eq!(fs::read_to_string(previous.join("state")).unwrap(), "2");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_held_lock_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("site.lock");
+        let held = Lock::acquire(&path, "pid 1 nightly").unwrap();
+        let error = Lock::acquire(&path, "pid 2").err().unwrap();
+        assert_eq!(Exit::of(&error), Exit::Locked);
+        assert!(error.to_string().contains("pid 1 nightly"));
+        drop(held);
+        Lock::acquire(&path, "pid 2").unwrap();
+    }
+}

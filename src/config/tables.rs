@@ -1,0 +1,266 @@
+//! The tables of the config file, each with its defaults and its own check.
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Refusal;
+use crate::schema::Schema;
+
+fn require(fine: bool, message: impl FnOnce() -> String) -> Result<()> {
+    if fine { Ok(()) } else { Err(Refusal::usage(message())) }
+}
+
+/// `[series]`: the clock of the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SeriesConfig {
+    /// Seconds between two raw rows of a server.
+    pub sample_secs: u32,
+    /// Seconds of the model's time step, into which raw rows are aggregated.
+    pub step_secs: u32,
+    /// Rows further than this ahead of the clock go to quarantine.
+    pub max_future_secs: u32,
+}
+
+impl Default for SeriesConfig {
+    fn default() -> Self {
+        Self { sample_secs: 5, step_secs: 300, max_future_secs: 300 }
+    }
+}
+
+impl SeriesConfig {
+    pub(super) fn ensure_valid(&self) -> Result<()> {
+        require(self.sample_secs >= 1, || "series.sample_secs must be at least 1".into())?;
+        require(self.step_secs >= self.sample_secs, || {
+            "series.step_secs must be at least series.sample_secs".into()
+        })?;
+        require(86_400 % self.step_secs == 0, || "series.step_secs must divide a day of 86400 s".into())
+    }
+}
+
+/// `[window]`: what a training window must hold, and how gaps are treated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WindowConfig {
+    /// Gaps of at most this many steps are filled (by the last value) and masked; longer ones end a sample.
+    pub max_gap_steps: usize,
+    /// Days with data a window needs at least.
+    pub min_days: u32,
+    /// Smallest share of the expected steps a server needs to be trained on.
+    pub min_completeness: f64,
+    /// Hours at the end that are held out for the exam, besides one horizon.
+    pub holdout_hours: u32,
+}
+
+impl Default for WindowConfig {
+    fn default() -> Self {
+        Self { max_gap_steps: 6, min_days: 2, min_completeness: 0.5, holdout_hours: 24 }
+    }
+}
+
+impl WindowConfig {
+    pub(super) fn ensure_valid(&self) -> Result<()> {
+        require((0.0..=1.0).contains(&self.min_completeness), || {
+            "window.min_completeness is a share from 0 to 1".into()
+        })?;
+        require(self.holdout_hours >= 1, || "window.holdout_hours must be at least 1".into())
+    }
+}
+
+/// `[model]`: the network, its inputs and its outputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Metrics to forecast.
+    pub targets: Vec<String>,
+    /// Past steps the network sees.
+    pub encoder_length: usize,
+    /// Future steps forecast at once.
+    pub horizon: usize,
+    /// Quantile levels of the forecast, ascending, with 0.5 among them.
+    pub quantiles: Vec<f64>,
+    pub hidden_size: usize,
+    /// Width of each real input.
+    pub hidden_continuous_size: usize,
+    pub attention_heads: usize,
+    pub lstm_layers: usize,
+    pub dropout: f64,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            targets: Schema::FLEET14_TARGETS.map(str::to_owned).to_vec(),
+            encoder_length: 288,
+            horizon: 96,
+            quantiles: vec![0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98],
+            hidden_size: 32,
+            hidden_continuous_size: 16,
+            attention_heads: 8,
+            lstm_layers: 1,
+            dropout: 0.1,
+        }
+    }
+}
+
+impl ModelConfig {
+    pub(super) fn ensure_valid(&self, schema: &Schema) -> Result<()> {
+        require(!self.targets.is_empty(), || "model.targets is empty".into())?;
+        for target in &self.targets {
+            require(schema.metric_idx(target).is_some(), || {
+                format!("model.targets names `{target}`, which is no [[metric]]")
+            })?;
+        }
+        let ascending = self.quantiles.windows(2).all(|pair| pair[0] < pair[1]);
+        let inside = self.quantiles.iter().all(|q| *q > 0.0 && *q < 1.0);
+        require(ascending && inside, || "model.quantiles must be ascending, between 0 and 1".into())?;
+        require(self.quantiles.contains(&0.5), || {
+            "model.quantiles must contain 0.5, the point forecast".into()
+        })?;
+        require(self.encoder_length >= 1 && self.horizon >= 1, || {
+            "model.encoder_length and model.horizon must be at least 1".into()
+        })?;
+        let sizes = [self.hidden_size, self.hidden_continuous_size, self.attention_heads, self.lstm_layers];
+        require(sizes.iter().all(|size| *size >= 1), || "the sizes in [model] must be at least 1".into())?;
+        require(self.attention_heads <= self.hidden_size, || {
+            "model.attention_heads exceeds model.hidden_size".into()
+        })?;
+        require((0.0..1.0).contains(&self.dropout), || "model.dropout is a probability below 1".into())
+    }
+
+    /// Position of the median among the quantiles.
+    pub fn median_idx(&self) -> usize {
+        self.quantiles.iter().position(|q| *q == 0.5).expect("checked when the config was read")
+    }
+}
+
+/// `[training]`: how an epoch is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    pub batch_size: usize,
+    /// Peak learning rate; it warms up and decays inside one night.
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    /// Largest global 2-norm of the gradient.
+    pub gradient_clip: f64,
+    /// Samples drawn (without replacement, anew each epoch) for one epoch; 0 takes all.
+    pub samples_per_epoch: usize,
+    /// Seconds between two checkpoints inside an epoch.
+    pub checkpoint_secs: u64,
+    pub seed: u64,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 64,
+            learning_rate: 1e-3,
+            weight_decay: 1e-4,
+            gradient_clip: 1.0,
+            samples_per_epoch: 0,
+            checkpoint_secs: 300,
+            seed: 42,
+        }
+    }
+}
+
+impl TrainingConfig {
+    pub(super) fn ensure_valid(&self) -> Result<()> {
+        require(self.batch_size >= 1, || "training.batch_size must be at least 1".into())?;
+        let positive = self.learning_rate > 0.0 && self.gradient_clip > 0.0 && self.weight_decay >= 0.0;
+        require(positive, || "training.learning_rate and training.gradient_clip must be positive".into())
+    }
+}
+
+/// `[validation]`: the thresholds of the exam.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ValidationConfig {
+    /// Share by which the loss may exceed the champion's and still count as equal.
+    pub tolerance: f64,
+    /// Share of forecasts that may lie outside the metric's range (with one range width of slack: none).
+    pub max_out_of_range: f64,
+    /// Share of raw forecasts whose quantiles may cross.
+    pub max_crossing: f64,
+    /// Limits on the share of truths between P10 and P90.
+    pub coverage_min: f64,
+    pub coverage_max: f64,
+    /// Loss of any one server or profile over its champion's, at most.
+    pub slice_ratio: f64,
+    /// Sum of log loss ratios over the last 30 promotions, at most.
+    pub cumulative_budget: f64,
+    /// Samples scored at most (evenly spread); 0 scores all.
+    pub max_samples: usize,
+}
+
+impl Default for ValidationConfig {
+    fn default() -> Self {
+        Self {
+            tolerance: 0.03,
+            max_out_of_range: 0.01,
+            max_crossing: 0.2,
+            coverage_min: 0.5,
+            coverage_max: 0.99,
+            slice_ratio: 2.0,
+            cumulative_budget: 0.1,
+            max_samples: 4096,
+        }
+    }
+}
+
+impl ValidationConfig {
+    pub(super) fn ensure_valid(&self) -> Result<()> {
+        require(self.tolerance >= 0.0, || "validation.tolerance must not be negative".into())?;
+        require(self.coverage_min < self.coverage_max, || {
+            "validation.coverage_min must be below coverage_max".into()
+        })?;
+        require(self.slice_ratio >= 1.0, || "validation.slice_ratio is a ratio of at least 1".into())
+    }
+}
+
+/// `[notify]`: who hears of a night.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NotifyConfig {
+    /// A command line that gets each message as JSON on standard input.
+    pub command: String,
+    /// Seconds all telling together may take.
+    pub timeout_secs: u64,
+    /// Whether a good night is told too.
+    pub on_success: bool,
+}
+
+impl Default for NotifyConfig {
+    fn default() -> Self {
+        Self { command: String::new(), timeout_secs: 30, on_success: true }
+    }
+}
+
+impl NotifyConfig {
+    pub(super) fn ensure_valid(&self, slack_webhook: &str) -> Result<()> {
+        let is_reference = ["env:", "file:", "cred:"].iter().any(|kind| slack_webhook.starts_with(kind));
+        require(slack_webhook.is_empty() || is_reference, || {
+            "slack_webhook is a secret: write env:NAME, file:PATH or cred:NAME, never the address itself"
+                .into()
+        })?;
+        require(self.timeout_secs >= 1, || "notify.timeout_secs must be at least 1".into())
+    }
+}
+
+/// `[retention]`: what is kept, and for how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Models kept besides the champion and its predecessors.
+    pub models: usize,
+    pub windows_days: u32,
+    pub forecasts_days: u32,
+    pub logs_days: u32,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { models: 30, windows_days: 7, forecasts_days: 60, logs_days: 365 }
+    }
+}
