@@ -1,0 +1,45 @@
+//! Step aggregates in memory: what the rest of the program knows of raw rows.
+
+/// No status was given for this step.
+pub const NO_STATUS: u32 = u32::MAX;
+
+/// Aggregates of raw rows, one entry per (server, step) that has data, sorted by server and step.
+///
+/// All entry vectors have the same length N; `values[m]` belongs to metric `m` of the schema, NaN where the
+/// step holds no usable value of it (absent, or the server was offline).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepTable {
+    pub step_secs: u32,
+    /// Server names, ascending.
+    pub servers: Vec<String>,
+    /// Profile given in the records of each server, if any; same order as `servers`.
+    pub profiles: Vec<Option<String>>,
+    /// Distinct status texts, ascending.
+    pub statuses: Vec<String>,
+    /// Position in `servers`, per entry.
+    pub server_idx: Vec<u32>,
+    /// Start of the step in epoch milliseconds, a multiple of the step, per entry.
+    pub step_ms: Vec<i64>,
+    /// Raw rows aggregated, per entry.
+    pub n_rows: Vec<u32>,
+    /// Position in `statuses` of the step's last status, or [`NO_STATUS`], per entry.
+    pub status_idx: Vec<u32>,
+    /// `[metric][entry]`.
+    pub values: Vec<Vec<f32>>,
+}
+
+impl StepTable {
+    /// Entries in the table.
+    pub fn len(&self) -> usize {
+        self.step_ms.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.step_ms.is_empty()
+    }
+
+    /// Raw rows behind all entries.
+    pub fn n_raw_rows(&self) -> u64 {
+        self.n_rows.iter().map(|n| u64::from(*n)).sum()
+    }
+}
