@@ -19,16 +19,16 @@
 //! | 7 night | [`forecast`] [`nightly`] | terminals |
 //! | 8 rim | [`cli`] | nothing |
 
-pub mod error;
-pub mod platform;
-pub mod fsx;
-pub mod progress;
 pub mod clock;
+pub mod error;
+pub mod fsx;
 pub mod http;
+pub mod platform;
+pub mod progress;
 
 pub mod calendar;
-pub mod schema;
 pub mod config;
+pub mod schema;
 pub mod site;
 pub mod stats;
 
