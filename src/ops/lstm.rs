@@ -6,8 +6,9 @@
 //! faster). Sequences are time-major, `[T, B, ..]`, so that the rows of a step lie together.
 
 use anyhow::{Result, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
+use super::host::is_host_f32;
 use super::{lstm_fused, lstm_plain};
 
 /// The parameters of a layer; gates are stacked in the order input, forget, cell, output.
@@ -58,7 +59,7 @@ pub fn lstm(
     let projected = x.reshape((n_steps * n_samples, width))?.matmul(&weights.input.t()?)?;
     let projected = projected.broadcast_add(&bias)?.reshape((n_steps, n_samples, ()))?;
     let start = Tensor::stack(&[hidden, cell], 0)?;
-    let all = if x.device().is_cpu() && x.dtype() == DType::F32 {
+    let all = if is_host_f32(x) {
         lstm_fused::recurrence(&projected, &weights.recurrent, &start, lengths)?
     } else {
         lstm_plain::recurrence(&projected, &weights.recurrent, &start, lengths)?
@@ -72,7 +73,7 @@ pub fn lstm(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::*;
     use crate::ops::check::{assert_close, assert_gradients, noise, values};
@@ -136,14 +137,13 @@ mod tests {
 
     #[test]
     fn the_fused_recurrence_equals_the_plain_one_in_value_and_every_gradient() {
-        let cases: [((usize, usize, usize), Option<&[usize]>); 5] = [
+        for (shape, lengths) in [
             ((1, 1, 1), None),
             ((7, 5, 3), None),
-            ((7, 5, 3), Some(&[7, 1, 4, 0, 6])),
+            ((7, 5, 3), Some(&[7, 1, 4, 0, 6][..])),
             ((12, 17, 16), None),
             ((3, 2, 33), Some(&[2, 2])),
-        ];
-        for (shape, lengths) in cases {
+        ] {
             let fused = run(lstm_fused::recurrence, shape, lengths);
             let plain = run(lstm_plain::recurrence, shape, lengths);
             for (a, b) in fused.iter().zip(&plain) {
