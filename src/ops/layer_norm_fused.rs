@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::host::contiguous;
 use super::layer_norm::EPSILON;
 
-/// Layer normalisation over the last axis; shapes as in [`super::layer_norm`].
+/// Layer normalisation over the last axis; shapes as in [`super::layer_norm()`].
 pub fn layer_norm_fused(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm)
 }
