@@ -1,0 +1,105 @@
+//! Which parameters a network has: names, shapes, first values, in registration order.
+//!
+//! Each block declares its own parameters beside the code that uses them; this file collects the declarations.
+//! The order is that of the reference's `parameters()`, which is also the order of an optimiser's state. Some
+//! tensors have more than one name there: an alias names a tensor that is declared elsewhere.
+
+use anyhow::Result;
+
+use super::config::TftConfig;
+use super::embedding::Embeddings;
+use super::tft::Tft;
+use super::vsn::Vsn;
+use super::{attention::Attention, glu, grn, stacked_lstm::StackedLstm, static_encoder::StaticEncoder};
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initial {
+    Zeros,
+    Ones,
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// Uniform between minus and plus this bound.
+    Uniform(f64),
+    /// Standard normal with row 0 zero.
+    PaddedEmbedding,
+}
+
+impl Initial {
+    /// Uniform with Xavier's (Glorot's) bound.
+    pub fn xavier(fan_in: usize, fan_out: usize) -> Self {
+        Initial::Uniform((6.0 / (fan_in + fan_out) as f64).sqrt())
+    }
+
+    /// Normal with He's standard deviation, for the inputs of rectifying layers.
+    pub fn he(fan_in: usize) -> Self {
+        Initial::Normal((2.0 / fan_in as f64).sqrt())
+    }
+
+    /// Uniform within one over the root of the number of inputs: PyTorch's linear layers and LSTMs.
+    pub fn inverse_root(fan_in: usize) -> Self {
+        Initial::Uniform(1.0 / (fan_in as f64).sqrt())
+    }
+}
+
+/// One parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Declaration {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub initial: Initial,
+}
+
+/// All parameters of a network and the other names some of them go by.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    declarations: Vec<Declaration>,
+    aliases: Vec<(String, String)>,
+}
+
+impl Layout {
+    /// - Errors: the config is not valid.
+    pub fn of(config: &TftConfig) -> Result<Self> {
+        config.validate()?;
+        let mut layout = Layout::default();
+        let hidden = config.hidden_size;
+        Embeddings::declare(&mut layout, config);
+        Vsn::declare_all(&mut layout, config);
+        StaticEncoder::declare(&mut layout, hidden);
+        for name in ["lstm_encoder", "lstm_decoder"] {
+            StackedLstm::declare(&mut layout, name, hidden, config.lstm_layers);
+        }
+        glu::declare_post_lstm(&mut layout, hidden);
+        grn::declare(&mut layout, "static_enrichment", [hidden; 3], Some(hidden));
+        Attention::declare(&mut layout, "multihead_attn", hidden, config.attention_head_size);
+        glu::declare_gate_add_norm(&mut layout, "post_attn_gate_norm", hidden, hidden);
+        grn::declare(&mut layout, "pos_wise_ff", [hidden; 3], None);
+        glu::declare_gate_add_norm(&mut layout, "pre_output_gate_norm", hidden, hidden);
+        Tft::declare_outputs(&mut layout, config);
+        Ok(layout)
+    }
+
+    /// In registration order.
+    pub fn declarations(&self) -> &[Declaration] {
+        &self.declarations
+    }
+
+    /// Pairs (alias, name of the tensor it stands for).
+    pub fn aliases(&self) -> &[(String, String)] {
+        &self.aliases
+    }
+
+    /// Adds one parameter.
+    pub fn add(&mut self, name: String, shape: &[usize], initial: Initial) {
+        self.declarations.push(Declaration { name, shape: shape.to_vec(), initial });
+    }
+
+    /// Makes everything declared under `target` known under `alias` as well.
+    pub fn alias(&mut self, alias: &str, target: &str) {
+        for Declaration { name, .. } in &self.declarations {
+            if let Some(rest) = name.strip_prefix(target).filter(|rest| rest.starts_with('.')) {
+                self.aliases.push((format!("{alias}{rest}"), name.clone()));
+            }
+        }
+    }
+}

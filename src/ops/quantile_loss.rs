@@ -1,0 +1,145 @@
+//! The quantile (pinball) loss, plain and doubled.
+
+use anyhow::{Result, ensure};
+use candle_core::{D, Tensor};
+
+/// How a [`quantile_loss`] counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QuantileLossOptions<'a> {
+    /// Twice the pinball loss, so that the median's share is the absolute error (pytorch-forecasting's choice).
+    pub doubled: bool,
+    /// A factor per forecast step, `[B, H]`. Weights are not normalised: weights of 2 double the loss.
+    pub sample_weights: Option<&'a Tensor>,
+    /// The valid steps of each sample; later ones count neither in the sum nor in the mean. `None`: all valid.
+    pub lengths: Option<&'a [usize]>,
+}
+
+/// Mean quantile (pinball) loss of a batch of forecasts over valid steps and quantiles.
+///
+/// With error `e = target - forecast`, quantile `q` costs `max(q*e, (q-1)*e)`: at `q = 0.9` a forecast that is
+/// too low costs nine times one that is too high by the same amount, which is what pulls that output up to the
+/// 90th percentile.
+///
+/// - Shapes: `forecast [B, H, Q]`, `target [B, H]`, `Q` quantiles -> scalar.
+/// - Units: those of `target`.
+/// - Errors: a shape that does not fit; a length beyond `H`; no valid step at all.
+/// - Source: Lim et al., arXiv:1912.09363, "Loss Functions".
+pub fn quantile_loss(
+    forecast: &Tensor,
+    target: &Tensor,
+    quantiles: &[f64],
+    options: &QuantileLossOptions,
+) -> Result<Tensor> {
+    let (batch, horizon, n_quantiles) = forecast.dims3()?;
+    let n_expected = quantiles.len();
+    ensure!(n_quantiles == n_expected, "{n_quantiles} quantile outputs, but {n_expected} quantiles");
+    ensure!(
+        target.dims() == [batch, horizon],
+        "targets {:?}, forecasts {:?}",
+        target.dims(),
+        forecast.dims()
+    );
+    let costs = pinball(forecast, target, quantiles)?;
+    let costs = match options.sample_weights {
+        Some(weights) => costs.broadcast_mul(&weights.unsqueeze(D::Minus1)?)?,
+        None => costs,
+    };
+    let (sum, n_steps) = match options.lengths {
+        Some(lengths) => sum_valid(&costs, lengths)?,
+        None => (costs.sum_all()?, batch * horizon),
+    };
+    let factor = if options.doubled { 2.0 } else { 1.0 };
+    Ok((sum * (factor / (n_steps * n_quantiles) as f64))?)
+}
+
+/// `[B, H, Q]`: the cost of each forecast.
+fn pinball(forecast: &Tensor, target: &Tensor, quantiles: &[f64]) -> Result<Tensor> {
+    let quantiles = Tensor::new(quantiles, forecast.device())?.to_dtype(forecast.dtype())?;
+    let error = target.unsqueeze(D::Minus1)?.broadcast_sub(forecast)?;
+    let too_low = error.broadcast_mul(&quantiles)?;
+    let too_high = error.broadcast_mul(&(&quantiles - 1.0)?)?;
+    Ok(too_low.maximum(&too_high)?)
+}
+
+/// The sum over the steps that lie within their sample's length, and the number of those steps.
+fn sum_valid(costs: &Tensor, lengths: &[usize]) -> Result<(Tensor, usize)> {
+    let (batch, horizon, _) = costs.dims3()?;
+    ensure!(lengths.len() == batch, "{} decoder lengths for {batch} samples", lengths.len());
+    ensure!(lengths.iter().all(|&length| length <= horizon), "a decoder length exceeds the {horizon} steps");
+    let n_steps = lengths.iter().sum::<usize>();
+    ensure!(n_steps > 0, "no step of the batch is valid");
+    if n_steps == batch * horizon {
+        return Ok((costs.sum_all()?, n_steps));
+    }
+    let valid = lengths.iter().flat_map(|&length| (0..horizon).map(move |step| u8::from(step < length)));
+    let valid = Tensor::from_vec(valid.collect(), (batch, horizon, 1), costs.device())?;
+    // Chosen, not multiplied: whatever stands at a padded step (NaN as well) stays out.
+    let costs = valid.broadcast_as(costs.shape())?.where_cond(costs, &costs.zeros_like()?)?;
+    Ok((costs.sum_all()?, n_steps))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::ops::check::{assert_close, assert_gradients, noise};
+
+    fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
+        Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap()
+    }
+
+    #[track_caller]
+    fn case(options: &QuantileLossOptions, expected: f32) {
+        // Two samples of two steps, quantiles 0.1 and 0.5. Costs by hand: errors 1, -1 | 2, 0 || 0, 3 | -4, -2.
+        let forecast = tensor(&[0.0, 2.0, 1.0, 3.0, 5.0, 2.0, 14.0, 12.0], &[2, 2, 2]);
+        let target = tensor(&[1.0, 3.0, 5.0, 10.0], &[2, 2]);
+        let loss = quantile_loss(&forecast, &target, &[0.1, 0.5], options).unwrap();
+        assert_close(&[loss.to_scalar::<f32>().unwrap()], &[expected], 1e-6);
+    }
+
+    #[test]
+    fn values_by_hand() {
+        // 0.1, 0.5 | 0.2, 0 || 0, 1.5 | 3.6, 1
+        let plain = QuantileLossOptions::default();
+        case(&plain, 6.9 / 8.0);
+        case(&QuantileLossOptions { doubled: true, ..plain }, 13.8 / 8.0);
+        case(&QuantileLossOptions { lengths: Some(&[2, 1]), ..plain }, 2.3 / 6.0);
+        case(&QuantileLossOptions { lengths: Some(&[2, 2]), ..plain }, 6.9 / 8.0);
+        let weights = tensor(&[2.0, 1.0, 0.0, 0.5], &[2, 2]);
+        case(&QuantileLossOptions { sample_weights: Some(&weights), ..plain }, 3.7 / 8.0);
+    }
+
+    #[test]
+    fn what_stands_at_a_padded_step_does_not_matter() {
+        let target = tensor(&[1.0, f32::NAN], &[1, 2]);
+        let forecast = Var::from_tensor(&tensor(&[0.5, f32::INFINITY], &[1, 2, 1])).unwrap();
+        let options = QuantileLossOptions { lengths: Some(&[1]), ..Default::default() };
+        let loss = quantile_loss(&forecast, &target, &[0.5], &options).unwrap();
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.25);
+    }
+
+    #[test]
+    fn misfits_are_refused() {
+        let (forecast, target) = (noise("f", &[2, 3, 2]), noise("t", &[2, 3]));
+        let options = QuantileLossOptions::default();
+        assert!(quantile_loss(&forecast, &target, &[0.5], &options).is_err());
+        assert!(quantile_loss(&forecast, &noise("t", &[3, 2]), &[0.1, 0.5], &options).is_err());
+        for lengths in [&[0usize, 0][..], &[4, 1], &[1], &[3]] {
+            let options = QuantileLossOptions { lengths: Some(lengths), ..options };
+            assert!(quantile_loss(&forecast, &target, &[0.1, 0.5], &options).is_err(), "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn gradients_equal_finite_differences() {
+        let vars = [Var::from_tensor(&noise("forecast", &[2, 3, 3])).unwrap()];
+        let (target, weights) = (noise("target", &[2, 3]), noise("weights", &[2, 3]).abs().unwrap());
+        let lengths = [3, 2];
+        let options =
+            QuantileLossOptions { doubled: true, sample_weights: Some(&weights), lengths: Some(&lengths) };
+        assert_gradients(&vars, 2e-3, || {
+            quantile_loss(&vars[0], &target, &[0.1, 0.5, 0.9], &options).map_err(candle_core::Error::msg)
+        });
+    }
+}
