@@ -1,0 +1,236 @@
+//! Everything needed to turn a grid into a network's inputs, saved with every model as `preprocessing.json`.
+
+use anyhow::{Context, Result, ensure};
+use chrono_tz::Tz;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, ModelConfig};
+use crate::error::{HintExt, Refusal};
+use crate::model::TftConfig;
+use crate::stats::{self, Moments};
+use crate::window::gaps::Gaps;
+use crate::window::{Grid, Split};
+
+use super::columns;
+use super::scaler::{Observed, Scaler};
+use super::vocabulary::{self, Vocabulary};
+
+/// The `format` of `preprocessing.json` written here.
+pub const FORMAT: u32 = 1;
+
+/// Widths of the embeddings, fixed when a lineage begins: vocabularies grow, these do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingDims {
+    pub server: usize,
+    pub profile: usize,
+    pub status: usize,
+}
+
+/// A lineage's view of its data: names, codes, scales, lengths and the clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    pub format: u32,
+    /// In the order of the scaler and of the input columns.
+    pub metrics: Vec<String>,
+    /// Metrics that are forecast, in the order of the outputs.
+    pub targets: Vec<String>,
+    /// Ascending.
+    pub quantiles: Vec<f64>,
+    pub encoder_length: usize,
+    pub horizon: usize,
+    pub step_secs: u32,
+    pub zone: Tz,
+    /// Whether `status` is an input: it is if the lineage's first window had any.
+    pub has_status: bool,
+    pub embedding_dims: EmbeddingDims,
+    pub vocabulary: Vocabulary,
+    pub scaler: Scaler,
+}
+
+impl Preprocessing {
+    /// Fits names and scales to the train part of `grid`.
+    ///
+    /// With `prior`, the lineage goes on: its vocabulary is extended and its statistics are kept; only servers
+    /// and metrics without statistics are fitted. A server joins once it has a whole sample in the train part;
+    /// until then it is served as an unknown of its profile. Values outside the train part change nothing.
+    ///
+    /// - Errors: `config` asks for other metrics, targets, quantiles, lengths, step or zone than `prior` has; a
+    ///   target is no metric of the grid; no server has a whole training sample ([`Refusal::NotEnoughData`]).
+    pub fn fit(
+        grid: &Grid,
+        split: &Split,
+        config: &Config,
+        prior: Option<&Preprocessing>,
+    ) -> Result<Preprocessing> {
+        let model = &config.model;
+        let targets = positions(&grid.metrics, &model.targets)?;
+        let gaps = Gaps::find(grid, &targets, config.window.max_gap_steps);
+        let learners: Vec<usize> = (0..grid.servers.len())
+            .filter(|server| has_train_sample(&gaps, *server, split, model))
+            .collect();
+        if learners.is_empty() {
+            let reason = "no server has a whole sample in the train part of the window".to_owned();
+            return Err(Refusal::NotEnoughData { reasons: vec![reason] }.into());
+        }
+        let mut fitted = match prior {
+            Some(prior) => prior.clone(),
+            None => begin(grid, config, learners.len())?,
+        };
+        fitted.ensure_same_lineage(grid, config)?;
+        fitted.learn(grid, split, &learners)?;
+        Ok(fitted)
+    }
+
+    /// The network for these inputs, with the sizes of `config`.
+    pub fn tft_config(&self, config: &ModelConfig) -> TftConfig {
+        columns::tft_config(self, config)
+    }
+
+    /// Positions of the targets among the metrics.
+    pub fn target_metrics(&self) -> Vec<usize> {
+        positions(&self.metrics, &self.targets).expect("checked when fitted and when read")
+    }
+
+    /// Checks what was read from disk.
+    ///
+    /// - Errors: a newer `format`, or parts that do not fit together.
+    pub fn ensure_valid(&self) -> Result<()> {
+        ensure!(
+            self.format <= FORMAT,
+            "preprocessing has format {}, this program knows up to {FORMAT}",
+            self.format
+        );
+        positions(&self.metrics, &self.targets)?;
+        let scaler = &self.scaler;
+        let fits = scaler.servers.len() == self.vocabulary.servers.len()
+            && scaler.profiles.len() == self.vocabulary.profiles.len()
+            && scaler.servers.iter().chain(&scaler.profiles).chain([&scaler.fleet]).all(|stats| {
+                [stats.centre.len(), stats.scale.len(), stats.n_observed.len()] == [self.metrics.len(); 3]
+            });
+        ensure!(fits, "vocabulary, metrics and scaler of the preprocessing do not fit together");
+        Ok(())
+    }
+
+    fn learn(&mut self, grid: &Grid, split: &Split, learners: &[usize]) -> Result<()> {
+        let names = learners.iter().map(|server| grid.servers[*server].name.as_str());
+        vocabulary::extend(&mut self.vocabulary.servers, names);
+        let profiles = learners.iter().map(|server| grid.servers[*server].profile.as_str());
+        vocabulary::extend(&mut self.vocabulary.profiles, profiles);
+        if self.has_status {
+            vocabulary::extend(&mut self.vocabulary.statuses, grid.statuses.iter().map(String::as_str));
+        }
+        let metrics = positions(&grid.metrics, &self.metrics)?;
+        let servers = vocabulary::codes(&self.vocabulary.servers);
+        let profiles = vocabulary::codes(&self.vocabulary.profiles);
+        let observed: Vec<Observed> = learners
+            .par_iter()
+            .map(|server| Observed {
+                server: servers[grid.servers[*server].name.as_str()] as usize - 1,
+                profile: profiles[grid.servers[*server].profile.as_str()] as usize - 1,
+                moments: observe(grid, *server, &metrics, split.train_end),
+            })
+            .collect();
+        let (n_servers, n_profiles) = (self.vocabulary.servers.len(), self.vocabulary.profiles.len());
+        self.scaler =
+            Scaler::fit(Some(&self.scaler), &observed, n_servers, n_profiles, self.metrics.len());
+        Ok(())
+    }
+
+    fn ensure_same_lineage(&self, grid: &Grid, config: &Config) -> Result<()> {
+        let model = &config.model;
+        let metrics: Vec<String> = config.metrics.iter().map(|metric| metric.name.clone()).collect();
+        let differs = [
+            ("the metrics", self.metrics != metrics),
+            ("model.targets", self.targets != model.targets),
+            ("model.quantiles", self.quantiles != model.quantiles),
+            ("model.encoder_length", self.encoder_length != model.encoder_length),
+            ("model.horizon", self.horizon != model.horizon),
+            ("series.step_secs", self.step_secs != grid.step_secs),
+            ("timezone", self.zone != config.timezone),
+        ];
+        match differs.iter().find(|(_, differs)| *differs) {
+            None => Ok(()),
+            Some((what, _)) => {
+                Err(Refusal::usage(format!("{what} differ from those the lineage was trained with")))
+                    .hint(|| "`tftctl train --fresh` starts a new lineage".into())
+            }
+        }
+    }
+}
+
+/// The first preprocessing of a lineage, without names and scales yet.
+fn begin(grid: &Grid, config: &Config, n_servers: usize) -> Result<Preprocessing> {
+    let model = &config.model;
+    let metrics: Vec<String> = config.metrics.iter().map(|metric| metric.name.clone()).collect();
+    ensure_no_clash(&model.targets, &metrics)?;
+    let has_status = !grid.statuses.is_empty();
+    let n_profiles = config.profiles.len() + 1;
+    Ok(Preprocessing {
+        format: FORMAT,
+        targets: model.targets.clone(),
+        quantiles: model.quantiles.clone(),
+        encoder_length: model.encoder_length,
+        horizon: model.horizon,
+        step_secs: grid.step_secs,
+        zone: config.timezone,
+        has_status,
+        embedding_dims: EmbeddingDims {
+            server: embedding_dim((2 * n_servers).max(16), model.hidden_size),
+            profile: embedding_dim(n_profiles.max(8), model.hidden_size),
+            status: embedding_dim(grid.statuses.len().max(8), model.hidden_size),
+        },
+        vocabulary: Vocabulary::default(),
+        scaler: Scaler::fit(None, &[], 0, 0, metrics.len()),
+        metrics,
+    })
+}
+
+/// pytorch-forecasting's width for `n_classes` codes, at most `hidden_size`.
+fn embedding_dim(n_classes: usize, hidden_size: usize) -> usize {
+    let rule = (1.6 * (n_classes as f64).powf(0.56)).round() as usize;
+    rule.clamp(1, 100).min(hidden_size)
+}
+
+fn ensure_no_clash(targets: &[String], metrics: &[String]) -> Result<()> {
+    let [statics, known, mut observed] = columns::real_names(targets, metrics);
+    observed.extend([columns::SERVER, columns::PROFILE, columns::STATUS].map(str::to_owned));
+    let mut names = [statics, known, observed].concat();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            Err(Refusal::usage(format!("`{}` is the name of a calendar or scale input, not of a metric", pair[0])))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Positions of `names` among `metrics`.
+pub(super) fn positions(metrics: &[String], names: &[String]) -> Result<Vec<usize>> {
+    names
+        .iter()
+        .map(|name| {
+            let position = metrics.iter().position(|metric| metric == name);
+            position.with_context(|| format!("metric `{name}` is not among those of the data"))
+        })
+        .collect()
+}
+
+fn has_train_sample(gaps: &Gaps, server: usize, split: &Split, model: &ModelConfig) -> bool {
+    let candidates = split.train_cutoffs(model.encoder_length, model.horizon);
+    gaps.cutoffs(server, model.encoder_length, model.horizon, candidates).next().is_some()
+}
+
+/// Moments of every metric of a server over the observed steps before `train_end`.
+fn observe(grid: &Grid, server: usize, metrics: &[usize], train_end: usize) -> Vec<Moments> {
+    let mut values = Vec::with_capacity(train_end);
+    let mut moments_of = |metric: usize| {
+        values.clear();
+        let series = (0..train_end).map(|step| grid.row(server, step)[metric]);
+        values.extend(series.filter(|value| value.is_finite()));
+        stats::winsorised_moments(&mut values)
+    };
+    metrics.iter().map(|metric| moments_of(*metric)).collect()
+}
