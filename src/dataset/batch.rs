@@ -79,7 +79,8 @@ impl Dataset {
     fn sample(&self, key: SampleKey, is_stranger: bool) -> Result<Sample<'_>> {
         let (server, cutoff) = (key.server as usize, key.cutoff as usize);
         let (encoder_length, _) = self.lengths();
-        let (server_id, profile_id) = *self.codes.get(server).context("sample of a server beyond the grid")?;
+        let (server_id, profile_id) =
+            *self.codes.get(server).context("sample of a server beyond the grid")?;
         ensure!(
             (encoder_length..=self.grid.n_steps).contains(&cutoff),
             "a sample of server {server} at step {cutoff} reaches beyond the grid"

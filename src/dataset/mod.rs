@@ -133,7 +133,8 @@ fn server_codes(grid: &Grid, vocabulary: &Vocabulary) -> Vec<(u32, u32)> {
     let servers = vocabulary::codes(&vocabulary.servers);
     let profiles = vocabulary::codes(&vocabulary.profiles);
     let code = |codes: &vocabulary::Codes<'_>, name: &str| codes.get(name).copied().unwrap_or(UNKNOWN);
-    let of = |server: &crate::window::Server| (code(&servers, &server.name), code(&profiles, &server.profile));
+    let of =
+        |server: &crate::window::Server| (code(&servers, &server.name), code(&profiles, &server.profile));
     grid.servers.iter().map(of).collect()
 }
 

@@ -68,9 +68,8 @@ impl Preprocessing {
         let model = &config.model;
         let targets = positions(&grid.metrics, &model.targets)?;
         let gaps = Gaps::find(grid, &targets, config.window.max_gap_steps);
-        let learners: Vec<usize> = (0..grid.servers.len())
-            .filter(|server| has_train_sample(&gaps, *server, split, model))
-            .collect();
+        let learners: Vec<usize> =
+            (0..grid.servers.len()).filter(|server| has_train_sample(&gaps, *server, split, model)).collect();
         if learners.is_empty() {
             let reason = "no server has a whole sample in the train part of the window".to_owned();
             return Err(Refusal::NotEnoughData { reasons: vec![reason] }.into());
@@ -134,8 +133,7 @@ impl Preprocessing {
             })
             .collect();
         let (n_servers, n_profiles) = (self.vocabulary.servers.len(), self.vocabulary.profiles.len());
-        self.scaler =
-            Scaler::fit(Some(&self.scaler), &observed, n_servers, n_profiles, self.metrics.len());
+        self.scaler = Scaler::fit(Some(&self.scaler), &observed, n_servers, n_profiles, self.metrics.len());
         Ok(())
     }
 
@@ -200,9 +198,10 @@ fn ensure_no_clash(targets: &[String], metrics: &[String]) -> Result<()> {
     let mut names = [statics, known, observed].concat();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => {
-            Err(Refusal::usage(format!("`{}` is the name of a calendar or scale input, not of a metric", pair[0])))
-        }
+        Some(pair) => Err(Refusal::usage(format!(
+            "`{}` is the name of a calendar or scale input, not of a metric",
+            pair[0]
+        ))),
         None => Ok(()),
     }
 }

@@ -141,7 +141,8 @@ impl Scaler {
     /// the vocabulary, 0 being unknown.
     pub fn stats(&self, server_id: u32, profile_id: u32) -> &Stats {
         let own = (server_id as usize).checked_sub(1).and_then(|position| self.servers.get(position));
-        let profile = || (profile_id as usize).checked_sub(1).and_then(|position| self.profiles.get(position));
+        let profile =
+            || (profile_id as usize).checked_sub(1).and_then(|position| self.profiles.get(position));
         own.or_else(profile).unwrap_or(&self.fleet)
     }
 }
@@ -164,12 +165,7 @@ fn floor_of(metric: usize, observed: &[Observed]) -> f32 {
 /// Sets a group's centre to the median of its members' and its scale to the spread of a member it does not
 /// know: the typical spread within a member and the spread between their centres. Members without values do
 /// not count; without any the group stays as it is.
-fn fit_group<'a>(
-    group: &mut Stats,
-    metric: usize,
-    floor: f64,
-    members: impl Iterator<Item = &'a Observed>,
-) {
+fn fit_group<'a>(group: &mut Stats, metric: usize, floor: f64, members: impl Iterator<Item = &'a Observed>) {
     let seen: Vec<&Moments> = members.map(|one| &one.moments[metric]).filter(|m| m.n > 0).collect();
     let centres: Vec<f64> = seen.iter().map(|moments| moments.mean).collect();
     let scales: Vec<f64> = seen.iter().map(|moments| scale_of(moments, floor)).collect();

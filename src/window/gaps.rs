@@ -55,8 +55,7 @@ impl Gaps {
         horizon: usize,
         candidates: Range<usize>,
     ) -> impl Iterator<Item = usize> {
-        candidates
-            .filter(move |cutoff| self.is_whole(server, cutoff - encoder_length..cutoff + horizon))
+        candidates.filter(move |cutoff| self.is_whole(server, cutoff - encoder_length..cutoff + horizon))
     }
 }
 
