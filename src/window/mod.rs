@@ -1,8 +1,33 @@
-//! What one training reads: the days of a window on one time grid, with a split and a verdict on the data.
+//! What one training reads: the days of a window on one time grid, with a cut in time and a verdict on the data.
+//!
+//! In reading order: [`span`] turns days into steps, [`assemble`] puts step tables on a [`Grid`], [`split`] cuts
+//! it into train part, embargo and holdout, [`gaps`] finds its holes, [`quality`] says what it is worth,
+//! [`build`] does all of that and [`store`] keeps the result.
+//!
+//! On disk a window is `windows/<end date>-<digest>/` with `steps.parquet` (`steps_file`) and `manifest.json`
+//! ([`manifest`]); it is never edited, and the same inputs give the same name and the same bytes. Features,
+//! scaling and tensors are the dataset's business.
 
+pub mod assemble;
+pub mod build;
+mod findings;
 pub mod gaps;
 pub mod grid;
+pub mod manifest;
+pub mod metric_quality;
+pub mod quality;
+pub mod span;
 pub mod split;
+mod steps_file;
+pub mod store;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
+pub use build::WindowRequest;
 pub use grid::{Grid, Server};
+pub use manifest::Manifest;
+pub use quality::{Finding, QualityReport, Severity};
 pub use split::Split;
+pub use store::{Window, latest, list, open};

@@ -1,0 +1,260 @@
+//! From buffered days to a published window, or to the reasons why not.
+//!
+//! A window is named after its inputs (sources, schema, step, split, settings), so asking again for the same
+//! costs nothing, and a night that is repeated trains on the very same bytes.
+
+use anyhow::{Context, Result, bail};
+use chrono::{DateTime, Days, NaiveDate, Utc};
+use serde::Serialize;
+
+use crate::buffer::step_table::StepTable;
+use crate::calendar;
+use crate::error::{HintExt, Refusal};
+use crate::fsx;
+use crate::progress::Progress;
+use crate::site::Site;
+
+use super::assemble::{Assembled, assemble};
+use super::grid::Grid;
+use super::manifest::{FORMAT, Manifest, Source};
+use super::quality::{Asked, QualityReport, Severity, examine};
+use super::span::Span;
+use super::split::{PlannedSplit, Split, holdout_steps, plan_split};
+use super::store::{self, Window};
+
+/// Which window to build.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowRequest {
+    /// Days to read; the config's `training_window_days` by default.
+    pub days: Option<u32>,
+    /// The day after the last one to read; the logical date of now by default.
+    pub end: Option<NaiveDate>,
+    /// Days by which the holdout is longer than the config says.
+    pub holdout_extra_days: u32,
+}
+
+/// Where step tables come from: the buffer, or a test.
+pub trait DaySource {
+    /// Days with data, ascending.
+    fn dates(&self) -> Result<Vec<NaiveDate>>;
+    /// The files behind a day, in a fixed order.
+    fn sources(&self, day: NaiveDate) -> Result<Vec<Source>>;
+    /// The day's step aggregates.
+    fn read_steps(&self, day: NaiveDate) -> Result<StepTable>;
+}
+
+/// Everything decided before the first value is read.
+struct Plan {
+    id: String,
+    asked: Asked,
+    span: Span,
+    days: Vec<NaiveDate>,
+    sources: Vec<Source>,
+    split: Option<PlannedSplit>,
+    config_digest: String,
+}
+
+/// How often a build starts over because the buffer changed under it.
+const MAX_ATTEMPTS: usize = 3;
+
+/// Builds the window `request` asks for from `source`, or reuses the one that is there.
+///
+/// - Errors: [`Refusal::NotEnoughData`] with the hard findings; a day that cannot be read.
+pub fn build_from(
+    source: &dyn DaySource,
+    site: &Site,
+    request: &WindowRequest,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<Window> {
+    progress.stage("window");
+    for _ in 0..MAX_ATTEMPTS {
+        let plan = plan(source, site, request, now)?;
+        if let Some(window) = store::find(site, &plan.id)? {
+            progress.note(&format!("window {} is there already", window.id));
+            store::point_at(site, &window.id)?;
+            return Ok(window);
+        }
+        let (assembled, report) = look(source, site, &plan, progress)
+            .with_context(|| format!("build window {}..{}", plan.asked.first_day, plan.asked.end_day))?;
+        if read_sources(source, &plan.days)? != plan.sources {
+            progress.note("rows came in while the window was read; it is read again");
+            continue;
+        }
+        let split = decide(&plan, &report, progress)?;
+        let servers = report.usable();
+        let manifest = manifest_of(site, &plan, split, &assembled.grid, &servers, report);
+        let window = store::publish(site, &assembled.grid, &servers, manifest)?;
+        store::point_at(site, &window.id)?;
+        return Ok(window);
+    }
+    bail!("build window: the buffered days changed {MAX_ATTEMPTS} times while they were read")
+}
+
+/// Examines what [`build_from`] would build, without writing anything; hard findings are part of the report.
+pub fn inspect_from(
+    source: &dyn DaySource,
+    site: &Site,
+    request: &WindowRequest,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<QualityReport> {
+    let plan = plan(source, site, request, now)?;
+    Ok(look(source, site, &plan, progress)?.1)
+}
+
+/// The newest `n_steps` complete steps of every server before `now`, straight from the buffer.
+pub fn recent_from(
+    source: &dyn DaySource,
+    site: &Site,
+    n_steps: usize,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<Grid> {
+    let step_secs = site.config.series.step_secs;
+    let step_ms = i64::from(step_secs) * 1000;
+    let end_ms = now.timestamp_millis().div_euclid(step_ms) * step_ms;
+    let span = Span::between(end_ms - n_steps as i64 * step_ms, end_ms, step_secs);
+    let first = calendar::day_of(span.start_ms, site.zone());
+    let last = calendar::day_of(end_ms - 1, site.zone());
+    let dates = source.dates()?;
+    let days: Vec<NaiveDate> = dates.into_iter().filter(|day| (first..=last).contains(day)).collect();
+    let read = |day: NaiveDate| source.read_steps(day);
+    Ok(assemble(&span, &days, &site.schema(), &read, progress)?.grid)
+}
+
+fn plan(source: &dyn DaySource, site: &Site, request: &WindowRequest, now: DateTime<Utc>) -> Result<Plan> {
+    let config = &site.config;
+    let end_day = request.end.unwrap_or_else(|| site.logical_date(now));
+    let n_days = request.days.unwrap_or(config.training_window_days);
+    let first_day = end_day - Days::new(u64::from(n_days));
+    let asked = Asked { first_day, end_day };
+    let dates = source.dates()?;
+    let days: Vec<NaiveDate> =
+        dates.iter().copied().filter(|day| (first_day..end_day).contains(day)).collect();
+    let Some(first_with_data) = days.first().copied() else { return Err(nothing_there(asked, &dates)) };
+    let step_secs = config.series.step_secs;
+    let span = Span::of_days(first_with_data, end_day, site.zone(), step_secs);
+    let n_holdout = holdout_steps(config.window.holdout_hours, request.holdout_extra_days, step_secs);
+    let (encoder_length, horizon) = (config.model.encoder_length, config.model.horizon);
+    let split = plan_split(span.n_steps, encoder_length, horizon, n_holdout);
+    let sources = read_sources(source, &days)?;
+    let config_digest = config_digest(site);
+    let inputs = Inputs {
+        format: FORMAT,
+        asked_days: (first_day, end_day),
+        sources: &sources,
+        split: split.as_ref().map(|plan| plan.split),
+        config_digest: &config_digest,
+    };
+    let id = format!("{end_day}-{}", &digest(&inputs)[..12]);
+    Ok(Plan { id, asked, span, days, sources, split, config_digest })
+}
+
+/// What a window's name stands for.
+#[derive(Serialize)]
+struct Inputs<'a> {
+    format: u32,
+    asked_days: (NaiveDate, NaiveDate),
+    sources: &'a [Source],
+    split: Option<Split>,
+    config_digest: &'a str,
+}
+
+/// A digest of every setting that changes a window's values, cut or verdict.
+fn config_digest(site: &Site) -> String {
+    let config = &site.config;
+    let model = &config.model;
+    let parts = (
+        (config.timezone, &config.series, &config.window, config.min_training_samples),
+        (&config.metrics, &config.profiles),
+        (&model.targets, model.encoder_length, model.horizon),
+    );
+    digest(&parts)[..16].to_owned()
+}
+
+fn digest(value: &impl Serialize) -> String {
+    fsx::sha256_bytes(&serde_json::to_vec(value).expect("plain data always encodes"))
+}
+
+fn read_sources(source: &dyn DaySource, days: &[NaiveDate]) -> Result<Vec<Source>> {
+    let of_day = |day: &NaiveDate| source.sources(*day).with_context(|| format!("digest the files of {day}"));
+    Ok(days.iter().map(of_day).collect::<Result<Vec<_>>>()?.concat())
+}
+
+fn nothing_there(asked: Asked, dates: &[NaiveDate]) -> anyhow::Error {
+    let (first, end) = (asked.first_day, asked.end_day);
+    let others = match (dates.first(), dates.last()) {
+        (Some(oldest), Some(newest)) => format!("; it has days from {oldest} to {newest}"),
+        _ => "; it is empty".to_owned(),
+    };
+    let reason = format!("the buffer holds no rows of the days from {first} up to {end}{others}");
+    let refusal = Err::<(), _>(Refusal::NotEnoughData { reasons: vec![reason] });
+    match dates.last() {
+        Some(newest) => {
+            let next = *newest + Days::new(1);
+            refusal.hint(|| format!("`--end {next}` (or `--now {next}`) reads the newest day there is"))
+        }
+        None => refusal.hint(|| "`tftctl buffer append FILE` fills the buffer".into()),
+    }
+    .expect_err("it is an error")
+}
+
+/// Reads the days and says what they are worth.
+fn look(
+    source: &dyn DaySource,
+    site: &Site,
+    plan: &Plan,
+    progress: &dyn Progress,
+) -> Result<(Assembled, QualityReport)> {
+    let read = |day: NaiveDate| source.read_steps(day);
+    let assembled = assemble(&plan.span, &plan.days, &site.schema(), &read, progress)?;
+    let report = examine(&assembled.grid, &assembled.days, plan.asked, plan.split.as_ref(), &site.config);
+    Ok((assembled, report))
+}
+
+/// The split, unless a hard finding stands against it; soft findings become warnings.
+fn decide(plan: &Plan, report: &QualityReport, progress: &dyn Progress) -> Result<Split> {
+    let reasons = report.hard_reasons();
+    match (&plan.split, reasons.is_empty()) {
+        (Some(planned), true) => {
+            for finding in report.findings.iter().filter(|f| f.severity == Severity::Soft) {
+                progress.warn(&finding.message);
+            }
+            Ok(planned.split)
+        }
+        _ => Err(Refusal::NotEnoughData { reasons }.into()),
+    }
+}
+
+fn manifest_of(
+    site: &Site,
+    plan: &Plan,
+    split: Split,
+    grid: &Grid,
+    servers: &[usize],
+    quality: QualityReport,
+) -> Manifest {
+    let span = &plan.span;
+    Manifest {
+        format: FORMAT,
+        id: plan.id.clone(),
+        zone: site.zone(),
+        step_secs: span.step_secs,
+        start: calendar::to_utc(span.start_ms),
+        end: calendar::to_utc(span.end_ms()),
+        first_day: plan.days[0],
+        end_day: plan.asked.end_day,
+        n_steps: span.n_steps,
+        n_raw_rows: quality.n_raw_rows,
+        schema_digest: site.schema().digest(),
+        config_digest: plan.config_digest.clone(),
+        metrics: grid.metrics.clone(),
+        statuses: grid.statuses.clone(),
+        servers: servers.iter().map(|server| grid.servers[*server].clone()).collect(),
+        split,
+        sources: plan.sources.clone(),
+        quality,
+        files: Vec::new(),
+    }
+}

@@ -1,0 +1,132 @@
+//! Windows on disk: `windows/<end date>-<digest>/` with `steps.parquet` and `manifest.json`, immutable.
+//!
+//! `windows/latest.json` names the window that was asked for last; it is moved after the window is complete.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{HintExt, Refusal};
+use crate::fsx::{self, StagedDir};
+use crate::site::Site;
+
+use super::grid::Grid;
+use super::manifest::{FORMAT, Manifest};
+use super::steps_file;
+
+const STEPS: &str = "steps.parquet";
+const LATEST: &str = "latest.json";
+
+/// A complete window on disk.
+#[derive(Clone, Debug)]
+pub struct Window {
+    pub id: String,
+    pub dir: PathBuf,
+    pub manifest: Manifest,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Latest {
+    id: String,
+}
+
+impl Window {
+    /// Reads the values of the window's servers back.
+    ///
+    /// - Errors: the file is not the one that was published (length or sha256), or cannot be read.
+    pub fn read_grid(&self) -> Result<Grid> {
+        let read = || {
+            let manifest = &self.manifest;
+            fsx::verify_digests(&self.dir, &manifest.files)?;
+            let n_cells = manifest.servers.len() * manifest.n_steps;
+            let mut grid = Grid {
+                servers: manifest.servers.clone(),
+                metrics: manifest.metrics.clone(),
+                statuses: manifest.statuses.clone(),
+                start_ms: manifest.start.timestamp_millis(),
+                step_secs: manifest.step_secs,
+                n_steps: manifest.n_steps,
+                values: vec![f32::NAN; n_cells * manifest.metrics.len()],
+                status: vec![0; n_cells],
+            };
+            steps_file::read_into(&self.dir.join(STEPS), &mut grid)?;
+            Ok(grid)
+        };
+        let result: Result<Grid> = read();
+        result
+            .with_context(|| format!("read window {}", self.id))
+            .hint(|| format!("delete {} and run `tftctl window build` again", self.dir.display()))
+    }
+}
+
+/// Opens the window `id`.
+///
+/// - Errors: there is no such window, or a newer program wrote it.
+pub fn open(site: &Site, id: &str) -> Result<Window> {
+    let known = find(site, id)?;
+    known
+        .ok_or_else(|| Refusal::usage(format!("there is no window `{id}`")))
+        .hint(|| "`tftctl window list` names those there are; `tftctl window build` makes one".into())
+}
+
+/// The window that was built, or asked for again, last.
+pub fn latest(site: &Site) -> Result<Option<Window>> {
+    let named: Option<Latest> = fsx::read_json_if_exists(&site.windows_dir().join(LATEST))?;
+    if let Some(window) = named.map(|latest| find(site, &latest.id)).transpose()?.flatten() {
+        return Ok(Some(window));
+    }
+    Ok(list(site)?.pop())
+}
+
+/// Every complete window, by end date.
+pub fn list(site: &Site) -> Result<Vec<Window>> {
+    let Ok(entries) = fs::read_dir(site.windows_dir()) else { return Ok(Vec::new()) };
+    let mut windows = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        windows.extend(find(site, &name)?);
+    }
+    windows.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(windows)
+}
+
+/// The window `id`, if there is one.
+pub(super) fn find(site: &Site, id: &str) -> Result<Option<Window>> {
+    if id.starts_with('.') || Path::new(id).components().count() != 1 {
+        return Ok(None);
+    }
+    let dir = site.windows_dir().join(id);
+    let path = dir.join(fsx::MANIFEST);
+    let Some(format) = fsx::read_json_if_exists::<Format>(&path)? else { return Ok(None) };
+    ensure!(
+        format.format <= FORMAT,
+        "window {id} has format {}, this program knows up to {FORMAT}",
+        format.format
+    );
+    Ok(Some(Window { id: id.to_owned(), dir, manifest: fsx::read_json(&path)? }))
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// Writes the values of `servers` and the manifest, and makes both visible at once.
+pub(super) fn publish(site: &Site, grid: &Grid, servers: &[usize], manifest: Manifest) -> Result<Window> {
+    let id = manifest.id.clone();
+    let dir = site.windows_dir().join(&id);
+    let staged = StagedDir::new(&dir)?;
+    steps_file::write(&staged.path().join(STEPS), grid, servers)?;
+    let published = staged.publish(|files| Manifest { files, ..manifest });
+    match find(site, &id)? {
+        Some(window) => Ok(window), // ours, or that of another process that was faster with the same inputs
+        None => Err(published.err().unwrap_or_else(|| anyhow::anyhow!("window {id} vanished"))),
+    }
+}
+
+/// Remembers `id` as the window asked for last.
+pub(super) fn point_at(site: &Site, id: &str) -> Result<()> {
+    fsx::write_json(&site.windows_dir().join(LATEST), &Latest { id: id.to_owned() })
+}
