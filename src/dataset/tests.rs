@@ -1,3 +1,6 @@
+<<<<<<< HEAD
+
+=======
 //! What the bridge promises, on small made-up grids.
 
 use candle_core::{Device, Tensor};
@@ -310,3 +313,4 @@ fn preprocessing_survives_json() {
     read.ensure_valid().unwrap();
     assert_eq!(read, fitted);
 }
+>>>>>>> wt-data
