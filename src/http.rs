@@ -35,6 +35,7 @@ pub struct Request {
     headers: Vec<(String, String)>,
     body: Option<Vec<u8>>,
     max_reply_bytes: u64,
+    attempt_timeout: Duration,
 }
 
 impl Request {
@@ -46,6 +47,7 @@ impl Request {
             headers: Vec::new(),
             body: None,
             max_reply_bytes: DEFAULT_REPLY_BYTES,
+            attempt_timeout: ATTEMPT,
         }
     }
 
@@ -69,6 +71,12 @@ impl Request {
     /// How long a reply may be (64 KiB unless told); a longer one is an error.
     pub fn max_reply_bytes(mut self, limit: u64) -> Self {
         self.max_reply_bytes = limit;
+        self
+    }
+
+    /// How long one attempt may take (10 s unless told), for replies that are large.
+    pub fn attempt_timeout(mut self, limit: Duration) -> Self {
+        self.attempt_timeout = limit;
         self
     }
 
@@ -109,7 +117,7 @@ pub fn send(request: &Request, deadline: Instant) -> Result<Reply, HttpError> {
         let wait = trouble.retry_after.unwrap_or_else(|| jittered(pause));
         let is_last = !trouble.is_passing || n_attempts == MAX_ATTEMPTS;
         if is_last || Instant::now() + wait >= deadline {
-            return Err(HttpError::new(&request.url, n_attempts, redact(&trouble.what, &request.secrets())));
+            return Err(HttpError::new(&request.url, n_attempts, trouble.what));
         }
         thread::sleep(wait);
         pause *= 3;
@@ -136,12 +144,12 @@ fn attempt(request: &Request, deadline: Instant) -> Result<(u16, Vec<u8>), Troub
         return Err(Trouble::lasting("no time was left to try"));
     }
     let uri: Uri = request.url.parse().map_err(|_| Trouble::lasting("the address is not a URL"))?;
-    let agent = agent_for(&uri, left.min(ATTEMPT));
+    let agent = agent_for(&uri, left.min(request.attempt_timeout));
     let sent = match &request.body {
         Some(body) => agent.run(build(request, uri, body.as_slice())?),
         None => agent.run(build(request, uri, ())?),
     };
-    read_reply(sent.map_err(Trouble::of)?, request.max_reply_bytes)
+    read_reply(sent.map_err(Trouble::of)?, request)
 }
 
 fn build<B>(request: &Request, uri: Uri, body: B) -> Result<HttpRequest<B>, Trouble> {
@@ -152,9 +160,9 @@ fn build<B>(request: &Request, uri: Uri, body: B) -> Result<HttpRequest<B>, Trou
     builder.body(body).map_err(|_| Trouble::lasting("a header holds a character that HTTP forbids"))
 }
 
-fn read_reply(mut response: Response<ureq::Body>, max_bytes: u64) -> Result<(u16, Vec<u8>), Trouble> {
+fn read_reply(mut response: Response<ureq::Body>, request: &Request) -> Result<(u16, Vec<u8>), Trouble> {
     let status = response.status();
-    let body = response.body_mut().with_config().limit(max_bytes).read_to_vec();
+    let body = response.body_mut().with_config().limit(request.max_reply_bytes).read_to_vec();
     if status.is_success() {
         return body.map(|body| (status.as_u16(), body)).map_err(Trouble::of);
     }
@@ -163,7 +171,7 @@ fn read_reply(mut response: Response<ureq::Body>, max_bytes: u64) -> Result<(u16
     if status.is_redirection() {
         what.push_str(", and redirects are not followed");
     }
-    let said = failure::excerpt(&body.unwrap_or_default());
+    let said = failure::excerpt(&body.unwrap_or_default(), &request.secrets());
     if !said.is_empty() {
         what.push_str(&format!(" ({said})"));
     }

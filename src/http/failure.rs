@@ -54,12 +54,12 @@ pub fn redact(text: &str, secrets: &[&str]) -> String {
     secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "[secret]"))
 }
 
-/// The first words of a reply, on one line.
-pub(super) fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * EXCERPT_CHARS)]);
-    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
-    let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    line.chars().take(EXCERPT_CHARS).collect()
+/// The first words of a reply, on one line; secrets are blanked before it is cut, so that no half of one stays.
+pub(super) fn excerpt(body: &[u8], secrets: &[&str]) -> String {
+    let text = redact(&String::from_utf8_lossy(body), secrets);
+    let is_gap = |c: char| c.is_whitespace() || c.is_control();
+    let words: Vec<&str> = text.split(is_gap).filter(|word| !word.is_empty()).collect();
+    words.join(" ").chars().take(EXCERPT_CHARS).collect()
 }
 
 /// A client error in words of our own, and whether trying again can help.
