@@ -63,9 +63,9 @@ impl SecretSource<'_> {
         let Some((kind, name)) = reference.split_once(':') else { bail!(not_a_reference) };
         ensure!(!name.is_empty() && !name.contains("://"), not_a_reference);
         let (value, warning) = match kind {
-            "env" => (self.from_env(name, not_a_reference)?, None),
+            "env" => (self.env_value(name, not_a_reference)?, None),
             "file" => read_file(&self.site_root.join(name))?,
-            "cred" => (self.from_credentials(name, not_a_reference)?, None),
+            "cred" => (self.credential(name, not_a_reference)?, None),
             _ => bail!(not_a_reference),
         };
         let value = value.trim().to_owned();
@@ -74,13 +74,13 @@ impl SecretSource<'_> {
         Ok(Secret { reference: reference.to_owned(), value, warning })
     }
 
-    fn from_env(&self, name: &str, not_a_reference: &'static str) -> Result<String> {
+    fn env_value(&self, name: &str, not_a_reference: &'static str) -> Result<String> {
         let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         ensure!(is_name, not_a_reference);
         (self.env)(name).with_context(|| format!("the environment variable {name} is not set"))
     }
 
-    fn from_credentials(&self, name: &str, not_a_reference: &'static str) -> Result<String> {
+    fn credential(&self, name: &str, not_a_reference: &'static str) -> Result<String> {
         let mut parts = Path::new(name).components();
         let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
         ensure!(is_name, not_a_reference);
