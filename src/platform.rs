@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 /// Makes the names inside `dir` durable, so that a rename survives a power cut.
 ///
@@ -42,4 +43,38 @@ pub fn is_readable_by_others(path: &Path) -> io::Result<bool> {
 #[cfg(not(unix))]
 pub fn is_readable_by_others(path: &Path) -> io::Result<bool> {
     std::fs::metadata(path).map(|_| false)
+}
+
+/// Makes the child of `command` the head of a group of its own, so that [`kill_group`] reaches what it starts.
+#[cfg(unix)]
+pub fn own_group(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+}
+
+/// Makes the child killable with what it starts; on Windows the process tree serves as it is.
+#[cfg(not(unix))]
+pub fn own_group(_command: &mut Command) {}
+
+/// Ends a child started under [`own_group`], and everything that child started.
+///
+/// The standard library kills one process only; the system's own `kill` knows groups.
+#[cfg(unix)]
+pub fn kill_group(child: &mut Child) {
+    let mut kill = Command::new("/bin/sh");
+    kill.args(["-c", "kill -KILL -\"$1\"", "kill", &child.id().to_string()]);
+    run_silently(&mut kill);
+    let _ = child.kill();
+}
+
+/// Ends a child and everything that child started.
+#[cfg(not(unix))]
+pub fn kill_group(child: &mut Child) {
+    run_silently(Command::new("taskkill").args(["/T", "/F", "/PID", &child.id().to_string()]));
+    let _ = child.kill();
+}
+
+/// Runs a helper whose failure changes nothing: the child itself is killed in any case.
+fn run_silently(command: &mut Command) {
+    let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
