@@ -30,6 +30,8 @@ mod states;
 mod stream;
 mod wear;
 
+#[cfg(test)]
+mod realism;
 
 use std::io::{Read, Write};
 
