@@ -1,0 +1,286 @@
+//! AdamW with named moments and global-norm clipping.
+//!
+//! All weights are treated as one long vector in parameter order: a step is then a dozen operations on whole
+//! vectors however many parameters there are, and the norm is summed in the same order in every run. Moments are
+//! known by parameter name outside, so that a checkpoint survives a reordering and a table can grow rows.
+//!
+//! Decay is decoupled (Loshchilov and Hutter, arXiv:1711.05101) and spares biases, norms and embedding tables:
+//! matrices only. Rows of servers that are absent tonight do not fade.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, Var};
+
+/// The constants of [`AdamW`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// Share of a weight that decays per step, times the learning rate.
+    pub weight_decay: f64,
+    /// Largest global 2-norm of the gradient; longer ones are shortened to it.
+    pub clip: f64,
+}
+
+impl AdamWSettings {
+    /// The usual betas and epsilon with this decay and clipping.
+    pub fn new(weight_decay: f64, clip: f64) -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay, clip }
+    }
+}
+
+/// One parameter's place in the long vector.
+struct Slot {
+    name: String,
+    var: Var,
+    offset: usize,
+    len: usize,
+}
+
+/// The optimiser of one set of parameters.
+pub struct AdamW {
+    settings: AdamWSettings,
+    slots: Vec<Slot>,
+    /// `[P]`: 1 where the weight decays, else 0.
+    decays: Tensor,
+    /// `[P]`: running mean of the gradient.
+    first: Tensor,
+    /// `[P]`: running mean of the squared gradient.
+    second: Tensor,
+    /// Steps taken since the moments began; corrects their bias towards zero.
+    n_steps: u64,
+}
+
+/// Prefixes of the moments in [`AdamW::moments`].
+const FIRST: &str = "m.";
+const SECOND: &str = "v.";
+
+impl AdamW {
+    /// An optimiser with zero moments.
+    ///
+    /// `params` gives name and variable; the handles are kept. Their order is the order of summation.
+    ///
+    /// - Errors: no parameters, or a variable that is not f32.
+    pub fn new<'a>(
+        params: impl Iterator<Item = (&'a str, &'a Var)>,
+        settings: AdamWSettings,
+        device: &Device,
+    ) -> Result<Self> {
+        let (mut slots, mut mask) = (Vec::new(), Vec::new());
+        for (name, var) in params {
+            ensure!(var.dtype() == DType::F32, "parameter {name} is {:?}, not f32", var.dtype());
+            let (offset, len) = (mask.len(), var.elem_count());
+            mask.resize(offset + len, f32::from(u8::from(is_decayed(name, var.dims().len()))));
+            slots.push(Slot { name: name.to_owned(), var: var.clone(), offset, len });
+        }
+        ensure!(!slots.is_empty(), "an optimiser needs parameters");
+        let n_weights = mask.len();
+        let zeros = || Tensor::zeros(n_weights, DType::F32, device);
+        let decays = Tensor::from_vec(mask, n_weights, device)?;
+        Ok(Self { settings, slots, decays, first: zeros()?, second: zeros()?, n_steps: 0 })
+    }
+
+    /// Steps taken since the moments began.
+    pub fn n_steps(&self) -> u64 {
+        self.n_steps
+    }
+
+    /// The gradient of all weights as one vector `[P]`; zero where a parameter had no part in the loss.
+    pub fn gradient(&self, grads: &GradStore) -> Result<Tensor> {
+        let mut parts = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            parts.push(match grads.get(slot.var.as_tensor()) {
+                Some(grad) => grad.flatten_all()?,
+                None => Tensor::zeros(slot.len, DType::F32, slot.var.device())?,
+            });
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// One step along `gradient` `[P]`, whose 2-norm is `norm`.
+    ///
+    /// With the clipped gradient g: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
+    /// `w = w (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`.
+    ///
+    /// - Errors: the device fails. `norm` must be finite: see [`super::guard`].
+    pub fn step(&mut self, gradient: &Tensor, norm: f64, learning_rate: f64) -> Result<()> {
+        debug_assert!(norm.is_finite(), "a step along a gradient that is not finite");
+        let AdamWSettings { beta1, beta2, epsilon, weight_decay, clip } = self.settings;
+        // PyTorch's clip_grad_norm_, epsilon included.
+        let gradient = (gradient * (clip / (norm + 1e-6)).min(1.0))?;
+        self.first = ((&self.first * beta1)? + (&gradient * (1.0 - beta1))?)?;
+        self.second = ((&self.second * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
+        self.n_steps += 1;
+        let exponent = self.n_steps.min(i32::MAX as u64) as i32;
+        let (correction1, correction2) = (1.0 - beta1.powi(exponent), 1.0 - beta2.powi(exponent));
+        let denominator = ((&self.second / correction2)?.sqrt()? + epsilon)?;
+        let update = ((&self.first * (learning_rate / correction1))? / denominator)?;
+        let kept = (1.0 - (&self.decays * (learning_rate * weight_decay))?)?;
+        self.set_weights(&((self.weights()? * kept)? - update)?)
+    }
+
+    fn weights(&self) -> Result<Tensor> {
+        let parts: Vec<Tensor> = self
+            .slots
+            .iter()
+            .map(|slot| slot.var.as_detached_tensor().flatten_all())
+            .collect::<Result<_, _>>()?;
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    fn set_weights(&self, weights: &Tensor) -> Result<()> {
+        for slot in &self.slots {
+            let part = weights.narrow(0, slot.offset, slot.len)?.reshape(slot.var.shape())?;
+            slot.var.set(&part).with_context(|| format!("update parameter {}", slot.name))?;
+        }
+        Ok(())
+    }
+
+    /// The moments as named tensors in their parameters' shapes: `m.<name>` and `v.<name>`.
+    pub fn moments(&self) -> Result<HashMap<String, Tensor>> {
+        let mut moments = HashMap::with_capacity(2 * self.slots.len());
+        for slot in &self.slots {
+            for (prefix, values) in [(FIRST, &self.first), (SECOND, &self.second)] {
+                let part = values.narrow(0, slot.offset, slot.len)?.reshape(slot.var.shape())?;
+                moments.insert(format!("{prefix}{}", slot.name), part);
+            }
+        }
+        Ok(moments)
+    }
+
+    /// Continues from the moments of [`AdamW::moments`] after `n_steps` steps.
+    ///
+    /// A moment with fewer rows than its parameter has now belongs to a table that grew: the new rows are zero.
+    ///
+    /// - Errors: a moment is missing or its shape fits in no other way; it is named.
+    pub fn restore(&mut self, moments: &HashMap<String, Tensor>, n_steps: u64) -> Result<()> {
+        self.first = self.gather(moments, FIRST)?;
+        self.second = self.gather(moments, SECOND)?;
+        self.n_steps = n_steps;
+        Ok(())
+    }
+
+    fn gather(&self, moments: &HashMap<String, Tensor>, prefix: &str) -> Result<Tensor> {
+        let mut parts = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let name = format!("{prefix}{}", slot.name);
+            let moment = moments.get(&name).with_context(|| format!("optimiser state {name} is missing"))?;
+            let (found, expected) = (moment.dims(), slot.var.dims());
+            let fits = found.len() == expected.len()
+                && found.get(1..) == expected.get(1..)
+                && found.first() <= expected.first();
+            ensure!(fits, "optimiser state {name} has shape {found:?}, the parameter {expected:?}");
+            let flat = moment.to_device(self.first.device())?.flatten_all()?;
+            let n_missing = slot.len - flat.elem_count();
+            parts.push(if n_missing == 0 { flat } else { flat.pad_with_zeros(0, 0, n_missing)? });
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+}
+
+/// Whether weight decay applies: to matrices that are no embedding table.
+fn is_decayed(name: &str, rank: usize) -> bool {
+    rank >= 2 && !name.contains("embeddings.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn var(values: &[f32], shape: &[usize]) -> Var {
+        Var::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[track_caller]
+    fn assert_close(got: &[f32], expected: &[f64]) {
+        assert_eq!(got.len(), expected.len());
+        for (a, b) in got.iter().zip(expected) {
+            assert!((f64::from(*a) - b).abs() < 1e-6, "{got:?}, expected {expected:?}");
+        }
+    }
+
+    fn optimizer(params: &[(&'static str, Var)], settings: AdamWSettings) -> AdamW {
+        AdamW::new(params.iter().map(|(name, var)| (*name, var)), settings, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn two_steps_by_hand() {
+        // lr 0.1, decay 0.5 on the matrix only. Step 1, g = (2, -1 | 4): the bias-corrected m / sqrt(v) is the
+        // sign of g, so w = (1, 2) * 0.95 - 0.1 * (1, -1) and b = 3 - 0.1.
+        let params = [("fc.weight", var(&[1.0, 2.0], &[1, 2])), ("fc.bias", var(&[3.0], &[1]))];
+        let mut adam = optimizer(&params, AdamWSettings::new(0.5, 1e9));
+        let gradient = Tensor::new(&[2.0f32, -1.0, 4.0], &Device::Cpu).unwrap();
+        adam.step(&gradient, 21f64.sqrt(), 0.1).unwrap();
+        assert_close(&values(&params[0].1), &[0.85, 2.0]);
+        assert_close(&values(&params[1].1), &[2.9]);
+        // Step 2, g = (0, -1 | 4). First weight: m = 0.9 * 0.2 = 0.18, v = 0.999 * 0.004 = 0.003996;
+        // m / (1 - 0.81) = 0.947368, v / (1 - 0.998001) = 1.998999, so the update is 0.1 * 0.670058.
+        let gradient = Tensor::new(&[0.0f32, -1.0, 4.0], &Device::Cpu).unwrap();
+        adam.step(&gradient, 17f64.sqrt(), 0.1).unwrap();
+        assert_close(&values(&params[0].1), &[0.85 * 0.95 - 0.0670058, 2.0 * 0.95 + 0.1]);
+        assert_close(&values(&params[1].1), &[2.8]);
+        let moments = adam.moments().unwrap();
+        assert_close(&values(&moments["m.fc.weight"]), &[0.18, -0.19]);
+        assert_close(&values(&moments["v.fc.bias"]), &[0.016 * 0.999 + 0.016]);
+        assert_eq!(adam.n_steps(), 2);
+    }
+
+    #[test]
+    fn a_long_gradient_is_shortened_to_the_limit() {
+        let params = [("fc.bias", var(&[0.0, 0.0], &[2]))];
+        let mut adam = optimizer(&params, AdamWSettings::new(0.0, 0.5));
+        adam.step(&Tensor::new(&[3.0f32, 4.0], &Device::Cpu).unwrap(), 5.0, 0.1).unwrap();
+        assert_close(&values(&adam.moments().unwrap()["m.fc.bias"]), &[0.03, 0.04]);
+    }
+
+    #[test]
+    fn biases_norms_and_embeddings_do_not_decay() {
+        assert!(is_decayed("pos_wise_ff.fc1.weight", 2));
+        assert!(!is_decayed("pos_wise_ff.fc1.bias", 1));
+        assert!(!is_decayed("pos_wise_ff.gate_norm.add_norm.norm.weight", 1));
+        assert!(!is_decayed("input_embeddings.embeddings.server.weight", 2));
+    }
+
+    #[test]
+    fn the_gradient_of_a_loss_is_gathered_in_order_with_zeros_for_the_unused() {
+        let (a, unused, b) = (var(&[1.0, 2.0], &[2]), var(&[5.0], &[1]), var(&[3.0], &[1]));
+        let loss = (a.sqr().unwrap().sum_all().unwrap() + b.sum_all().unwrap()).unwrap();
+        let params = [("a", a), ("unused", unused), ("b", b)];
+        let adam = optimizer(&params, AdamWSettings::new(0.0, 1.0));
+        let gradient = adam.gradient(&loss.backward().unwrap()).unwrap();
+        assert_eq!(values(&gradient), [2.0, 4.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn restored_moments_continue_to_the_bit_and_grown_rows_are_zero() {
+        let start = [("t", var(&[1.0, 2.0], &[2, 1]))];
+        let mut adam = optimizer(&start, AdamWSettings::new(0.1, 1.0));
+        let gradient = Tensor::new(&[0.3f32, -0.7], &Device::Cpu).unwrap();
+        adam.step(&gradient, 0.76, 0.01).unwrap();
+        let (moments, weights) = (adam.moments().unwrap(), values(&start[0].1));
+        adam.step(&gradient, 0.76, 0.01).unwrap();
+
+        let again = [("t", var(&weights, &[2, 1]))];
+        let mut resumed = optimizer(&again, AdamWSettings::new(0.1, 1.0));
+        resumed.restore(&moments, 1).unwrap();
+        resumed.step(&gradient, 0.76, 0.01).unwrap();
+        assert_eq!(values(&start[0].1), values(&again[0].1));
+
+        let grown = [("t", var(&[1.0, 2.0, 9.0], &[3, 1]))];
+        let mut wider = optimizer(&grown, AdamWSettings::new(0.1, 1.0));
+        wider.restore(&moments, 1).unwrap();
+        let first = values(&wider.moments().unwrap()["m.t"]);
+        assert_eq!(first, [values(&moments["m.t"]), vec![0.0]].concat());
+
+        let other = [("t", var(&[1.0, 2.0], &[1, 2]))];
+        let error = optimizer(&other, AdamWSettings::new(0.1, 1.0)).restore(&moments, 1).unwrap_err();
+        assert!(error.to_string().contains("m.t"), "{error}");
+    }
+}
