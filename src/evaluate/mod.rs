@@ -1,9 +1,19 @@
 //! How good a forecaster is: models and baselines on the same rows, scored by the same code.
+//!
+//! [`exam`] sets the rows and scores models and [`baselines`]; [`forecast`] runs a network without recording;
+//! [`score`] turns forecasts and truth into [`scores`], in units of [`divisor`]. Which score is good enough is
+//! not decided here.
 
 pub mod baselines;
 pub mod divisor;
+pub mod exam;
+pub mod forecast;
 pub mod score;
 pub mod scores;
+
+pub use exam::{Exam, score_baselines, score_model};
+pub use forecast::{Forecasts, predict};
+pub use scores::{Scores, Slice, TargetScores};
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -1,7 +1,224 @@
-//! (in the making)
+//! One more epoch: from a window and the lineage's checkpoint to a new checkpoint and an immutable model.
+//!
+//! [`train`] is the sequence: [`plan`] decides from the state on disk what there is to do, [`lineage`] puts
+//! weights, moments, vocabulary and scalers together, [`session`] trains, [`publish`] makes a model of the
+//! result. [`order`], [`lr_schedule`], [`guard`] and [`optimizer`] are what the loop is made of; [`checkpoint`]
+//! and [`artifact`] are the files.
+//!
+//! State on disk: `checkpoints/{last,previous}/`, `checkpoints/published.json`, `models/tft_model_*/`. Invariants:
+//! `--epochs N` is an increment and never a total; a run that trained nothing is an error; a checkpoint or model
+//! without a manifest does not exist; a killed run, continued, ends in the same bits (CPU). Who is champion is
+//! not known here.
 
+pub mod artifact;
+pub mod checkpoint;
 pub mod device;
+pub mod grow;
 pub mod guard;
+pub mod lineage;
 pub mod lr_schedule;
 pub mod optimizer;
 pub mod order;
+pub mod plan;
+pub mod publish;
+pub mod record;
+pub mod session;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use chrono::{DateTime, Utc};
+
+use crate::progress::Progress;
+use crate::site::Site;
+use crate::window::Window;
+
+pub use artifact::TrainedModel;
+pub use device::DeviceChoice;
+pub use lineage::Material;
+pub use plan::Start;
+pub use record::{TrainOutcome, TrainRecord};
+
+use checkpoint::{Checkpoint, Published};
+use lineage::{Footing, Origin, Setting, config_digest};
+use plan::{Asked, Plan, plan};
+use session::Session;
+
+/// Stack of the training thread. A backward pass recurses once per chained operation of the network.
+const STACK_BYTES: usize = 256 << 20;
+
+/// What to train.
+#[derive(Clone, Debug)]
+pub struct TrainRequest {
+    /// Epochs to add.
+    pub epochs: u32,
+    pub start: Start,
+    /// Limit on the training itself; what comes after it (the exam) is the caller's to reserve.
+    pub max_duration: Option<Duration>,
+    pub device: DeviceChoice,
+    /// Names the run, usually by its logical date: a run of the same name is continued or found done, and never
+    /// trained twice.
+    pub run_key: Option<String>,
+}
+
+impl Default for TrainRequest {
+    /// One more epoch on whatever device there is.
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            start: Start::default(),
+            max_duration: None,
+            device: DeviceChoice::default(),
+            run_key: None,
+        }
+    }
+}
+
+/// [`train_on`] the stored window `window`.
+///
+/// - Errors: its grid cannot be read, or those of [`train_on`].
+pub fn train(
+    site: &Site,
+    window: &Window,
+    request: &TrainRequest,
+    stop: &AtomicBool,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<TrainOutcome> {
+    let grid = Arc::new(window.read_grid().with_context(|| format!("read window {}", window.id))?);
+    let material = Material { window_id: &window.id, grid: &grid, split: &window.manifest.split };
+    train_on(site, &material, request, stop, now, progress)
+}
+
+/// Trains on `material` and publishes the model; the caller holds the site lock.
+///
+/// Works in a thread of its own with a large stack. Progress is told per batch.
+///
+/// - Errors: [`crate::error::Refusal::Interrupted`] once `stop` is set, after a checkpoint;
+///   [`crate::error::Refusal::Usage`] where the config no longer fits the lineage, or CUDA was asked for and is
+///   not there; [`crate::error::Refusal::NotEnoughData`] without a training sample; a run that diverged, or
+///   trained nothing. The last good checkpoint and all models stay as they were.
+pub fn train_on(
+    site: &Site,
+    material: &Material<'_>,
+    request: &TrainRequest,
+    stop: &AtomicBool,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<TrainOutcome> {
+    if request.epochs == 0 {
+        return Err(crate::error::Refusal::usage("training needs at least one epoch"));
+    }
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("train".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || train_here(site, material, request, stop, now, progress))
+            .context("start the training thread")?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn train_here(
+    site: &Site,
+    material: &Material<'_>,
+    request: &TrainRequest,
+    stop: &AtomicBool,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<TrainOutcome> {
+    progress.stage("train");
+    let (device, device_reason) = request.device.resolve()?;
+    progress.note(&format!("training on {device_reason}"));
+    let last = Checkpoint::open_latest(&site.checkpoints_dir(), progress)?;
+    let plan = decide(site, material, request, last.as_ref())?;
+    let setting = Setting {
+        material: *material,
+        config: &site.config,
+        device: &device,
+        device_reason: &device_reason,
+        key: request.run_key.as_deref(),
+        epochs: request.epochs,
+        now,
+    };
+    let (footing, until) = match plan {
+        Plan::Publish => {
+            progress.note("this run is trained already");
+            let last = last.context("a finished run has a checkpoint")?;
+            return publish::publish(site, &Footing::unchanged(last, &Device::Cpu)?, now);
+        }
+        _ => begin(site, request, &setting, plan, last, progress)?,
+    };
+    let limit = request.max_duration;
+    let dir = site.checkpoints_dir();
+    let mut session = Session::new(footing, material, &site.config, &device, dir, limit)?;
+    session.run(until, stop, progress)?;
+    progress.stage("publish");
+    publish::publish(site, &session.footing, now)
+}
+
+fn decide(
+    site: &Site,
+    material: &Material<'_>,
+    request: &TrainRequest,
+    last: Option<&Checkpoint>,
+) -> Result<Plan> {
+    let is_published = match last {
+        Some(last) => publish::is_published(site, &last.state.lineage, &last.weights_sha256)?,
+        None => false,
+    };
+    let asked = Asked {
+        epochs: request.epochs,
+        start: &request.start,
+        key: request.run_key.as_deref(),
+        window_id: material.window_id,
+        config_digest: &config_digest(&site.config),
+    };
+    Ok(plan(last.map(|last| &last.state), is_published, &asked))
+}
+
+/// What the run starts from, and how many of its epochs are to be done at its end.
+fn begin(
+    site: &Site,
+    request: &TrainRequest,
+    setting: &Setting<'_>,
+    plan: Plan,
+    last: Option<Checkpoint>,
+    progress: &dyn Progress,
+) -> Result<(Footing, u32)> {
+    match (plan, last, &request.start) {
+        (Plan::Continue { until }, Some(last), _) => {
+            let mut footing = Footing::unchanged(last, setting.device)?;
+            let run = &mut footing.state.run;
+            progress.note(&format!(
+                "continuing {} at batch {} of {} in epoch {}",
+                footing.state.lineage,
+                run.epoch.batches_done,
+                run.n_batches,
+                footing.state.total_epochs + 1
+            ));
+            setting.device_reason.clone_into(&mut run.device);
+            if let Some(key) = setting.key {
+                run.key = Some(key.to_owned());
+            }
+            Ok((footing, until))
+        }
+        (Plan::Next { epochs }, Some(last), _) => {
+            let published = Published::read(&site.checkpoints_dir())?;
+            let origin = Origin::of_checkpoint(last, published.as_ref());
+            Ok((Footing::next(origin, &Setting { epochs, ..*setting })?, epochs))
+        }
+        (Plan::From { epochs }, _, Start::From(dir)) => {
+            let origin = Origin::read(dir).with_context(|| format!("start from {}", dir.display()))?;
+            Ok((Footing::next(origin, setting)?, epochs))
+        }
+        (Plan::Fresh { epochs }, ..) => Ok((Footing::fresh(setting)?, epochs)),
+        (plan, ..) => bail!("the plan {plan:?} does not fit what is there"),
+    }
+}

@@ -1,0 +1,142 @@
+//! One exam for all: the same rows, the same divisors, the same code, whoever is examined.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Device;
+
+use super::baselines::{Baseline, Ground, Naive};
+use super::divisor::Divisors;
+use super::forecast::for_each_batch;
+use super::score::Scorer;
+use super::scores::Scores;
+use crate::config::Config;
+use crate::dataset::{Dataset, SampleKey};
+use crate::progress::{Progress, Tick};
+use crate::schema::Metric;
+use crate::train::artifact::TrainedModel;
+use crate::window::{Grid, Split};
+
+/// The rows and the yardstick of one evaluation.
+pub struct Exam<'a> {
+    grid: Arc<Grid>,
+    split: Split,
+    keys: Vec<SampleKey>,
+    config: &'a Config,
+    /// Metric positions of the targets in the grid.
+    targets: Vec<usize>,
+    divisors: Divisors,
+}
+
+impl<'a> Exam<'a> {
+    /// Sets an exam: forecasts of `keys` against the grid's own values, in units measured on the training part.
+    ///
+    /// - Errors: a target of the config is no metric of the grid, or there are no samples.
+    pub fn new(grid: &Arc<Grid>, split: &Split, keys: Vec<SampleKey>, config: &'a Config) -> Result<Self> {
+        ensure!(!keys.is_empty(), "the holdout has no samples to be examined on");
+        let position = |name: &String| {
+            let position = grid.metrics.iter().position(|metric| metric == name);
+            position.with_context(|| format!("find target {name} in the window"))
+        };
+        let targets: Vec<usize> = config.model.targets.iter().map(position).collect::<Result<_>>()?;
+        let divisors = Divisors::fit(grid, &targets, split.train_end);
+        Ok(Self { grid: grid.clone(), split: *split, keys, config, targets, divisors })
+    }
+
+    /// The samples, in the order of [`Scores::sample_loss`].
+    pub fn keys(&self) -> &[SampleKey] {
+        &self.keys
+    }
+
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            grid: &self.grid,
+            targets: &self.targets,
+            train_end: self.split.train_end,
+            horizon: self.config.model.horizon,
+            quantiles: self.config.quantiles(),
+        }
+    }
+
+    fn scorer(&self) -> Result<Scorer<'_>> {
+        let metric = |name: &String| -> Result<&Metric> {
+            let metric = self.config.metrics.iter().find(|metric| metric.name == *name);
+            metric.with_context(|| format!("find target {name} in the config"))
+        };
+        let metrics = self.config.model.targets.iter().map(metric).collect::<Result<_>>()?;
+        Ok(Scorer::new(self.ground(), &self.divisors, metrics))
+    }
+}
+
+/// Scores a model under the name `forecaster` (`challenger`, `champion`).
+///
+/// - Errors: the model forecasts other targets, quantiles or lengths than the exam asks for; the device fails.
+pub fn score_model(
+    model: &TrainedModel,
+    exam: &Exam<'_>,
+    device: &Device,
+    forecaster: &str,
+    progress: &dyn Progress,
+) -> Result<Scores> {
+    ensure_same_subject(model, exam.config).with_context(|| format!("examine {forecaster}"))?;
+    let max_gap_steps = exam.config.window.max_gap_steps;
+    let dataset = Dataset::new(exam.grid.clone(), model.preprocessing.clone(), max_gap_steps)?;
+    let mut scorer = exam.scorer()?;
+    let mut n_done = 0;
+    for_each_batch(model, &dataset, &exam.keys, device, &mut |keys, forecasts| {
+        for (i, key) in keys.iter().enumerate() {
+            scorer.add(key, forecasts.sample(i));
+        }
+        scorer.add_crossings(forecasts.n_crossing, forecasts.n_pairs);
+        n_done += keys.len() as u64;
+        progress.tick(&Tick {
+            stage: "evaluate",
+            done: n_done,
+            total: exam.keys.len() as u64,
+            unit: "samples",
+            detail: forecaster.to_owned(),
+        });
+        Ok(())
+    })
+    .with_context(|| format!("examine {forecaster}"))?;
+    Ok(scorer.finish(forecaster))
+}
+
+/// Scores every baseline the training part is long enough for; persistence comes first.
+///
+/// - Errors: a target has no metric in the config.
+pub fn score_baselines(exam: &Exam<'_>) -> Result<Vec<Scores>> {
+    let mut scores = Vec::new();
+    for naive in Naive::ALL {
+        let Some(baseline) = Baseline::fit(naive, exam.ground(), &exam.divisors) else { continue };
+        let mut scorer = exam.scorer()?;
+        let mut forecast = Vec::new();
+        for key in &exam.keys {
+            forecast.clear();
+            baseline.forecast(key, &mut forecast);
+            scorer.add(key, &forecast);
+        }
+        scores.push(scorer.finish(baseline.name()));
+    }
+    Ok(scores)
+}
+
+fn ensure_same_subject(model: &TrainedModel, config: &Config) -> Result<()> {
+    let (found, asked) = (&model.preprocessing, &config.model);
+    ensure!(
+        found.targets == asked.targets,
+        "it forecasts {:?}, asked are {:?}",
+        found.targets,
+        asked.targets
+    );
+    ensure!(
+        found.quantiles == asked.quantiles,
+        "it has the quantiles {:?}, asked are {:?}",
+        found.quantiles,
+        asked.quantiles
+    );
+    let lengths = (found.encoder_length, found.horizon);
+    let asked = (asked.encoder_length, asked.horizon);
+    ensure!(lengths == asked, "its encoder and horizon have {lengths:?} steps, asked are {asked:?}");
+    Ok(())
+}

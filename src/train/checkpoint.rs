@@ -1,0 +1,370 @@
+//! The training state of a lineage on disk: enough to go on as if never stopped.
+//!
+//! `checkpoints/last/` and, the one before it, `checkpoints/previous/` hold
+//!
+//! - `model.safetensors`, `config.json`, `preprocessing.json`: as in a model folder,
+//! - `optimizer.safetensors`: the moments `m.<parameter>` and `v.<parameter>`,
+//! - `state.json`: [`State`], counters and positions,
+//! - `manifest.json`, written last: the sha256 of each. No manifest, no checkpoint.
+//!
+//! Sample order and dropout are functions of counters, so the counters are the whole random state.
+//! `checkpoints/published.json` names the model that was made of a checkpoint; `checkpoints/damaged/` is a `last`
+//! that could not be read, kept for whoever wants to know why.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{read_tensors, write_network, write_tensors};
+use super::guard::Guard;
+use crate::dataset::Preprocessing;
+use crate::fsx::{self, FileDigest, MANIFEST, StagedDir};
+use crate::model::{Params, TftConfig};
+use crate::model_manifest::{CONFIG_FILE, PREPROCESSING_FILE, WEIGHTS_FILE};
+use crate::progress::Progress;
+
+/// The newest checkpoint format this program writes, and reads.
+pub const FORMAT: u32 = 1;
+/// Folder names below `checkpoints/`.
+pub const LAST: &str = "last";
+pub const PREVIOUS: &str = "previous";
+const DAMAGED: &str = "damaged";
+/// The optimizer's moments.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// Counters and positions.
+pub const STATE_FILE: &str = "state.json";
+const PUBLISHED_FILE: &str = "published.json";
+
+/// Counters of the lineage and the position of its latest run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    pub format: u32,
+    /// Names the chain of checkpoints.
+    pub lineage: String,
+    /// Whole epochs behind the weights. Also the number of the next epoch's sample order.
+    pub total_epochs: u64,
+    /// Optimizer steps behind the weights.
+    pub total_steps: u64,
+    /// Batches seen, skipped ones included: the number of the next batch's dropout.
+    pub total_batches: u64,
+    /// Steps behind the moments; fewer than `total_steps` where a lineage went on from a model without them.
+    pub moment_steps: u64,
+    /// Keys the sample order and the dropout of the run.
+    pub seed: u64,
+    /// The model the run continues from.
+    pub parent: Option<String>,
+    pub run: Run,
+}
+
+/// One call for N epochs, however many processes it takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// What the caller named it, usually a logical date.
+    pub key: Option<String>,
+    pub window_id: String,
+    /// Digest of the settings that decide the bits of the result.
+    pub config_digest: String,
+    /// What its latest process trained on, such as `cpu: as asked`.
+    pub device: String,
+    pub started_at: DateTime<Utc>,
+    /// sha256 of the weights it began with.
+    pub weights_before: String,
+    /// Epochs the learning-rate schedule spans.
+    pub epochs_planned: u32,
+    pub epochs_done: u32,
+    /// Samples in one epoch.
+    pub n_samples: u64,
+    /// Batches in one epoch.
+    pub n_batches: u64,
+    /// Position in the epoch that is not done.
+    pub epoch: EpochPosition,
+    /// Mean loss of each epoch that is done.
+    pub losses: Vec<f64>,
+    pub guard: Guard,
+    pub n_new_servers: u64,
+    /// Training time of all its processes.
+    pub duration_secs: f64,
+    /// Set once there is nothing more to train.
+    pub ended: Option<Ending>,
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// All epochs are done.
+    Complete,
+    /// Time ran out; the last epoch may be partial.
+    Deadline,
+}
+
+/// How far an epoch has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochPosition {
+    pub batches_done: u64,
+    /// Samples behind `loss_sum`; those of skipped batches are not among them.
+    pub n_samples: u64,
+    /// Sum of the samples' losses in billionths: a whole number, so that JSON gives it back to the bit.
+    pub loss_billionths: u64,
+}
+
+impl EpochPosition {
+    /// Counts a batch that was applied (with its mean loss) or skipped.
+    pub fn advance(&mut self, n_samples: usize, loss: Option<f64>) {
+        self.batches_done += 1;
+        if let Some(loss) = loss {
+            self.n_samples += n_samples as u64;
+            let billionths = (loss.max(0.0) * n_samples as f64 * 1e9).round() as u64;
+            self.loss_billionths = self.loss_billionths.saturating_add(billionths);
+        }
+    }
+
+    /// Mean loss per sample so far; 0 before the first.
+    pub fn loss(&self) -> f64 {
+        self.loss_billionths as f64 / 1e9 / self.n_samples.max(1) as f64
+    }
+}
+
+impl Run {
+    /// Batches of this run seen so far: the position in the learning-rate schedule.
+    pub fn batches_done(&self) -> u64 {
+        u64::from(self.epochs_done) * self.n_batches + self.epoch.batches_done
+    }
+
+    /// Batches the learning-rate schedule spans.
+    pub fn batches_planned(&self) -> u64 {
+        u64::from(self.epochs_planned) * self.n_batches
+    }
+}
+
+/// A checkpoint in memory; tensors on the CPU.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub state: State,
+    pub config: TftConfig,
+    pub preprocessing: Preprocessing,
+    pub weights: HashMap<String, Tensor>,
+    /// Empty where there are none.
+    pub moments: HashMap<String, Tensor>,
+    /// sha256 of the weights' file.
+    pub weights_sha256: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    files: Vec<FileDigest>,
+}
+
+impl Checkpoint {
+    /// Reads the checkpoint folder `dir`.
+    ///
+    /// - Errors: it has no manifest, a file differs from its digest, or a newer program wrote it.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let manifest: Manifest = fsx::read_json(&dir.join(MANIFEST))?;
+        ensure_format(manifest.format, &dir.join(MANIFEST))?;
+        fsx::verify_digests(dir, &manifest.files)?;
+        let digest = manifest.files.iter().find(|file| file.name == WEIGHTS_FILE);
+        let path = dir.join(PREPROCESSING_FILE);
+        let preprocessing: Preprocessing = fsx::read_json(&path)?;
+        preprocessing.ensure_valid().with_context(|| format!("check {}", path.display()))?;
+        Ok(Self {
+            state: fsx::read_json(&dir.join(STATE_FILE))?,
+            config: fsx::read_json(&dir.join(CONFIG_FILE))?,
+            preprocessing,
+            weights: read_tensors(&dir.join(WEIGHTS_FILE))?,
+            moments: read_tensors(&dir.join(OPTIMIZER_FILE))?,
+            weights_sha256: digest.context("find the weights in the manifest")?.sha256.clone(),
+        })
+    }
+
+    /// Reads `last`, or `previous` where a crash or a bad disk left no good `last`, with a warning. Call it only
+    /// while holding the site lock: a damaged `last` is set aside as `damaged`, so that it never becomes
+    /// `previous` in the place of the good one.
+    ///
+    /// - Errors: there are checkpoints, and none can be read, or a newer program wrote them.
+    pub fn open_latest(checkpoints_dir: &Path, progress: &dyn Progress) -> Result<Option<Self>> {
+        let (last, previous) = (checkpoints_dir.join(LAST), checkpoints_dir.join(PREVIOUS));
+        if last.exists() {
+            let error = match Self::read(&last) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error) => error.context("read the last checkpoint"),
+            };
+            if error.is::<NewerFormat>() || !previous.exists() {
+                return Err(error);
+            }
+            progress.warn(&format!("{error:#}; going on from checkpoints/{PREVIOUS}"));
+            let checkpoint = Self::read(&previous).context("read the previous checkpoint")?;
+            set_aside(&last, &checkpoints_dir.join(DAMAGED))?;
+            return Ok(Some(checkpoint));
+        }
+        if !previous.exists() {
+            return Ok(None);
+        }
+        progress.warn(&format!("checkpoints/{LAST} is missing; going on from checkpoints/{PREVIOUS}"));
+        Self::read(&previous).context("read the previous checkpoint").map(Some)
+    }
+}
+
+/// Renames a damaged checkpoint, in the place of an earlier damaged one.
+fn set_aside(damaged: &Path, aside: &Path) -> Result<()> {
+    if aside.exists() {
+        fs::remove_dir_all(aside).with_context(|| format!("remove {}", aside.display()))?;
+    }
+    fs::rename(damaged, aside).with_context(|| format!("set {} aside", damaged.display()))
+}
+
+/// Writes a checkpoint as `last`; the one before becomes `previous`.
+///
+/// A crash leaves the old `last`, or (between two renames) the old one as `previous` only, or the new one.
+pub fn write(
+    checkpoints_dir: &Path,
+    state: &State,
+    config: &TftConfig,
+    preprocessing: &Preprocessing,
+    params: &Params,
+    moments: &HashMap<String, Tensor>,
+) -> Result<()> {
+    let staged = StagedDir::new(&checkpoints_dir.join(LAST))?;
+    write_network(staged.path(), config, preprocessing, params)?;
+    write_tensors(&staged.path().join(OPTIMIZER_FILE), moments)?;
+    fsx::write_json(&staged.path().join(STATE_FILE), state)?;
+    staged
+        .publish_over(&checkpoints_dir.join(PREVIOUS), |files| Manifest { format: FORMAT, files })
+        .context("write checkpoints/last")
+}
+
+/// Which model was made of which checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    pub model_id: String,
+    pub lineage: String,
+    pub weights_sha256: String,
+}
+
+impl Published {
+    /// The latest note, if there is one.
+    pub fn read(checkpoints_dir: &Path) -> Result<Option<Self>> {
+        fsx::read_json_if_exists(&checkpoints_dir.join(PUBLISHED_FILE))
+    }
+
+    /// Replaces the note.
+    pub fn write(&self, checkpoints_dir: &Path) -> Result<()> {
+        fsx::write_json(&checkpoints_dir.join(PUBLISHED_FILE), self)
+    }
+
+    /// Whether it is about these weights of this lineage.
+    pub fn is_of(&self, lineage: &str, weights_sha256: &str) -> bool {
+        self.lineage == lineage && self.weights_sha256 == weights_sha256
+    }
+}
+
+/// A checkpoint of a newer program: there is no falling back from it.
+#[derive(Debug, thiserror::Error)]
+#[error("{path} has format {format}, written by a newer tftctl; this one reads up to {FORMAT}")]
+struct NewerFormat {
+    path: String,
+    format: u32,
+}
+
+fn ensure_format(format: u32, path: &Path) -> Result<()> {
+    ensure!(format <= FORMAT, NewerFormat { path: path.display().to_string(), format });
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use candle_core::Device;
+
+    /// The state of a lineage that did nothing yet.
+    pub fn state_of(lineage: &str) -> State {
+        State {
+            format: FORMAT,
+            lineage: lineage.into(),
+            total_epochs: 0,
+            total_steps: 0,
+            total_batches: 0,
+            moment_steps: 0,
+            seed: 1,
+            parent: None,
+            run: Run {
+                key: None,
+                window_id: "w".into(),
+                config_digest: "c".into(),
+                device: "cpu".into(),
+                started_at: DateTime::UNIX_EPOCH,
+                weights_before: String::new(),
+                epochs_planned: 1,
+                epochs_done: 0,
+                n_samples: 100,
+                n_batches: 10,
+                epoch: EpochPosition::default(),
+                losses: vec![],
+                guard: Guard::default(),
+                n_new_servers: 0,
+                duration_secs: 0.0,
+                ended: None,
+            },
+        }
+    }
+
+    #[test]
+    fn the_running_loss_is_a_mean_over_samples_and_survives_json() {
+        let mut position = EpochPosition::default();
+        position.advance(64, Some(0.1 + 0.2));
+        position.advance(64, None);
+        position.advance(32, Some(0.6));
+        assert!((position.loss() - 0.4).abs() < 1e-9, "{}", position.loss());
+        assert_eq!((position.batches_done, position.n_samples), (3, 96));
+        let json = serde_json::to_string(&position).unwrap();
+        assert_eq!(serde_json::from_str::<EpochPosition>(&json).unwrap(), position);
+    }
+
+    fn manifest(dir: &Path, format: u32) {
+        fs::create_dir_all(dir).unwrap();
+        fsx::write_json(&dir.join(MANIFEST), &Manifest { format, files: vec![] }).unwrap();
+    }
+
+    #[test]
+    fn none_is_no_checkpoint_and_a_torn_one_alone_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Checkpoint::open_latest(dir.path(), &Silent).unwrap().is_none());
+        fs::create_dir_all(dir.path().join(LAST)).unwrap();
+        let error = Checkpoint::open_latest(dir.path(), &Silent).unwrap_err();
+        assert!(format!("{error:#}").contains("manifest.json"), "{error:#}");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_never_fallen_back_from() {
+        let dir = tempfile::tempdir().unwrap();
+        manifest(&dir.path().join(LAST), FORMAT + 1);
+        manifest(&dir.path().join(PREVIOUS), FORMAT);
+        let error = Checkpoint::open_latest(dir.path(), &Silent).unwrap_err();
+        assert!(format!("{error:#}").contains("newer tftctl"), "{error:#}");
+    }
+
+    #[test]
+    fn a_changed_byte_in_a_checkpoint_is_found_before_it_is_parsed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(OPTIMIZER_FILE);
+        let zeros = Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap();
+        write_tensors(&path, &HashMap::from([("m.a".to_owned(), zeros)])).unwrap();
+        let files = fsx::digest_dir(dir.path()).unwrap();
+        fsx::write_json(&dir.path().join(MANIFEST), &Manifest { format: FORMAT, files }).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let error = Checkpoint::read(dir.path()).unwrap_err();
+        assert!(format!("{error:#}").contains("sha256 differs"), "{error:#}");
+    }
+}

@@ -1,0 +1,238 @@
+//! How a run begins: from nothing, from a checkpoint, or from a model; and what of it must fit together.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
+use chrono::{DateTime, Utc};
+
+use super::artifact::{TrainedModel, named_weights, weights_sha256};
+use super::checkpoint::{self, Checkpoint, EpochPosition, Published, Run, State};
+use super::grow::grow_tables;
+use super::guard::Guard;
+use super::record::TrainRecord;
+use crate::config::Config;
+use crate::dataset::Preprocessing;
+use crate::error::{HintExt, Refusal};
+use crate::fsx;
+use crate::model::{Params, TftConfig};
+use crate::model_manifest::ModelManifest;
+use crate::window::{Grid, Split};
+
+/// What is learned from: a window in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Material<'a> {
+    pub window_id: &'a str,
+    pub grid: &'a Arc<Grid>,
+    pub split: &'a Split,
+}
+
+/// Everything a training session continues from, in memory.
+pub struct Footing {
+    pub state: State,
+    pub config: TftConfig,
+    pub preprocessing: Preprocessing,
+    pub params: Params,
+    /// None: the moments begin at zero.
+    pub moments: Option<HashMap<String, Tensor>>,
+}
+
+/// What is the same for every way to begin a run.
+#[derive(Clone, Copy)]
+pub struct Setting<'a> {
+    pub material: Material<'a>,
+    pub config: &'a Config,
+    pub device: &'a Device,
+    /// What the device is and why.
+    pub device_reason: &'a str,
+    pub key: Option<&'a str>,
+    pub epochs: u32,
+    pub now: DateTime<Utc>,
+}
+
+/// Trained weights a new run can start from.
+pub struct Origin {
+    lineage: String,
+    parent: Option<String>,
+    total_epochs: u64,
+    total_steps: u64,
+    total_batches: u64,
+    moment_steps: u64,
+    config: TftConfig,
+    preprocessing: Preprocessing,
+    weights: HashMap<String, Tensor>,
+    moments: HashMap<String, Tensor>,
+}
+
+impl Origin {
+    /// A checkpoint; its parent is the model that was made of it, if one was.
+    pub fn of_checkpoint(checkpoint: Checkpoint, published: Option<&Published>) -> Self {
+        let state = checkpoint.state;
+        let model = published.filter(|note| note.is_of(&state.lineage, &checkpoint.weights_sha256));
+        Self {
+            parent: model.map(|note| note.model_id.clone()).or(state.parent),
+            lineage: state.lineage,
+            total_epochs: state.total_epochs,
+            total_steps: state.total_steps,
+            total_batches: state.total_batches,
+            moment_steps: state.moment_steps,
+            config: checkpoint.config,
+            preprocessing: checkpoint.preprocessing,
+            weights: checkpoint.weights,
+            moments: checkpoint.moments,
+        }
+    }
+
+    /// A model or checkpoint folder.
+    ///
+    /// - Errors: the folder is neither, or is damaged.
+    pub fn read(dir: &Path) -> Result<Self> {
+        if dir.join(checkpoint::STATE_FILE).is_file() {
+            return Ok(Self::of_checkpoint(Checkpoint::read(dir)?, None));
+        }
+        let manifest = ModelManifest::read(dir)?;
+        let model = TrainedModel::read(dir, &Device::Cpu)?;
+        Ok(Self {
+            lineage: manifest.lineage,
+            parent: Some(manifest.id),
+            total_epochs: manifest.total_epochs,
+            total_steps: manifest.total_steps,
+            total_batches: TrainRecord::read(dir)?.total_batches,
+            moment_steps: 0,
+            weights: named_weights(&model.params),
+            config: model.config,
+            preprocessing: model.preprocessing,
+            moments: HashMap::new(),
+        })
+    }
+}
+
+impl Footing {
+    /// A new lineage on a window: everything is fitted, the weights are drawn from the seed.
+    pub fn fresh(setting: &Setting<'_>) -> Result<Self> {
+        let Material { window_id, grid, split } = setting.material;
+        let preprocessing =
+            Preprocessing::fit(grid, split, setting.config, None).context("fit the preprocessing")?;
+        let config = preprocessing.tft_config(&setting.config.model);
+        let seed = setting.config.training.seed;
+        let params = Params::init(&config, seed, setting.device).context("make the network")?;
+        let stamp = setting.now.format("%Y%m%d_%H%M%S");
+        let digest = fsx::sha256_bytes(format!("{window_id} {seed} {}", setting.now).as_bytes());
+        let state = State {
+            format: checkpoint::FORMAT,
+            lineage: format!("lineage_{stamp}_{}", &digest[..6]),
+            total_epochs: 0,
+            total_steps: 0,
+            total_batches: 0,
+            moment_steps: 0,
+            seed,
+            parent: None,
+            run: new_run(setting, &params, preprocessing.vocabulary.servers.len())?,
+        };
+        Ok(Self { state, config, preprocessing, params, moments: None })
+    }
+
+    /// A new run from trained weights: the vocabulary is extended by the window's newcomers, known statistics
+    /// stay as they are.
+    ///
+    /// - Errors: the config asks for another network or other data than the weights were trained for: a usage
+    ///   error that names the difference.
+    pub fn next(mut origin: Origin, setting: &Setting<'_>) -> Result<Self> {
+        let Material { grid, split, .. } = setting.material;
+        let prior = origin.preprocessing;
+        let preprocessing = Preprocessing::fit(grid, split, setting.config, Some(&prior))
+            .context("extend the preprocessing")?;
+        let config = preprocessing.tft_config(&setting.config.model);
+        ensure_same_network(&origin.config, &config)?;
+        grow_tables(&mut origin.weights, &config, &prior.vocabulary, &preprocessing, grid)?;
+        let params = Params::from_tensors(&config, &origin.weights, setting.device)
+            .context("take over the weights")
+            .hint(|| FRESH_HINT.into())?;
+        let n_new_servers = preprocessing.vocabulary.servers.len() - prior.vocabulary.servers.len();
+        let state = State {
+            format: checkpoint::FORMAT,
+            lineage: origin.lineage,
+            total_epochs: origin.total_epochs,
+            total_steps: origin.total_steps,
+            total_batches: origin.total_batches,
+            moment_steps: origin.moment_steps,
+            seed: setting.config.training.seed,
+            parent: origin.parent,
+            run: new_run(setting, &params, n_new_servers)?,
+        };
+        let moments = (!origin.moments.is_empty()).then_some(origin.moments);
+        Ok(Self { state, config, preprocessing, params, moments })
+    }
+
+    /// The checkpoint exactly as it is.
+    pub fn unchanged(checkpoint: Checkpoint, device: &Device) -> Result<Self> {
+        let params = Params::from_tensors(&checkpoint.config, &checkpoint.weights, device)
+            .context("load the checkpoint's weights")?;
+        Ok(Self {
+            state: checkpoint.state,
+            config: checkpoint.config,
+            preprocessing: checkpoint.preprocessing,
+            params,
+            moments: Some(checkpoint.moments),
+        })
+    }
+}
+
+const FRESH_HINT: &str = "`tftctl train --fresh` starts a new lineage";
+
+/// A digest of every setting that decides the bits of a result.
+pub fn config_digest(config: &Config) -> String {
+    let t = &config.training;
+    let training =
+        (t.batch_size, t.learning_rate, t.weight_decay, t.gradient_clip, t.samples_per_epoch, t.seed);
+    let text = serde_json::to_vec(&(config.learning_digest(), training)).expect("plain data always encodes");
+    fsx::sha256_bytes(&text)[..16].to_owned()
+}
+
+/// Sizes are filled in by the session, which knows the samples.
+fn new_run(setting: &Setting<'_>, params: &Params, n_new_servers: usize) -> Result<Run> {
+    Ok(Run {
+        key: setting.key.map(str::to_owned),
+        window_id: setting.material.window_id.to_owned(),
+        config_digest: config_digest(setting.config),
+        device: setting.device_reason.to_owned(),
+        started_at: setting.now,
+        weights_before: weights_sha256(params)?,
+        epochs_planned: setting.epochs,
+        epochs_done: 0,
+        n_samples: 0,
+        n_batches: 0,
+        epoch: EpochPosition::default(),
+        losses: Vec::new(),
+        guard: Guard::default(),
+        n_new_servers: n_new_servers as u64,
+        duration_secs: 0.0,
+        ended: None,
+    })
+}
+
+/// Checks that weights trained for `old` fit `new` up to the rows of tables.
+fn ensure_same_network(old: &TftConfig, new: &TftConfig) -> Result<()> {
+    let tables = |config: &TftConfig| -> Vec<(String, usize)> {
+        let width = |t: &crate::model::EmbeddingSize| (t.name.clone(), config.embedding_size(t));
+        config.embedding_sizes.iter().map(width).collect()
+    };
+    let differs = [
+        ("model.hidden_size", old.hidden_size != new.hidden_size),
+        ("model.hidden_continuous_size", old.hidden_continuous_size != new.hidden_continuous_size),
+        ("model.attention_heads", old.attention_head_size != new.attention_head_size),
+        ("model.lstm_layers", old.lstm_layers != new.lstm_layers),
+        ("the inputs", old.x_reals != new.x_reals || old.x_categoricals != new.x_categoricals),
+        ("the outputs", old.output_sizes != new.output_sizes),
+        ("the embedding tables", tables(old) != tables(new)),
+    ];
+    match differs.iter().find(|(_, differs)| *differs) {
+        None => Ok(()),
+        Some((what, _)) => {
+            let message = format!("{what} differ from those the lineage was trained with");
+            Err(Refusal::usage(message)).hint(|| FRESH_HINT.into())
+        }
+    }
+}

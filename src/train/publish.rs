@@ -1,0 +1,157 @@
+//! From a finished checkpoint to an immutable model, once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::artifact::{weights_sha256, write_network};
+use super::checkpoint::{Ending, Published, State};
+use super::lineage::Footing;
+use super::record::{self, TrainOutcome, TrainRecord};
+use crate::fsx::{self, FileDigest, StagedDir};
+use crate::model_manifest::{self, ID_PREFIX, ModelManifest, TRAINING_FILE};
+use crate::site::Site;
+
+/// Publishes the model of a finished run, or finds it published already.
+///
+/// The model folder appears whole (staged, manifest last, renamed), then `checkpoints/published.json` names it.
+/// A crash in between leaves a model without a note; it is found again by the sha256 of its weights.
+pub fn publish(site: &Site, footing: &Footing, now: DateTime<Utc>) -> Result<TrainOutcome> {
+    let sha256 = weights_sha256(&footing.params)?;
+    let lineage = &footing.state.lineage;
+    if let Some(dir) = find_published(site, lineage, &sha256)? {
+        let outcome = outcome_of(&dir, true)?;
+        note(site, &outcome)?;
+        return Ok(outcome);
+    }
+    let record = record_of(footing);
+    let dir = next_model_dir(&site.models_dir(), now);
+    let staged = StagedDir::new(&dir)?;
+    write_network(staged.path(), &footing.config, &footing.preprocessing, &footing.params)?;
+    fsx::write_json(&staged.path().join(TRAINING_FILE), &record)?;
+    staged
+        .publish(|files| manifest_of(&dir, &record, &sha256, files, now))
+        .with_context(|| format!("publish {}", dir.display()))?;
+    let outcome = outcome_of(&dir, false)?;
+    note(site, &outcome)?;
+    Ok(outcome)
+}
+
+/// Whether the newest checkpoint's weights became a model.
+pub fn is_published(site: &Site, lineage: &str, sha256: &str) -> Result<bool> {
+    let note = Published::read(&site.checkpoints_dir())?;
+    Ok(note.is_some_and(|note| note.is_of(lineage, sha256))
+        || find_published(site, lineage, sha256)?.is_some())
+}
+
+fn note(site: &Site, outcome: &TrainOutcome) -> Result<()> {
+    let note = Published {
+        model_id: outcome.model_id.clone(),
+        lineage: outcome.record.lineage.clone(),
+        weights_sha256: outcome.weights_sha256.clone(),
+    };
+    note.write(&site.checkpoints_dir()).context("note the published model")
+}
+
+/// The folder of the model with these weights; folders that are no readable models are passed over.
+fn find_published(site: &Site, lineage: &str, sha256: &str) -> Result<Option<PathBuf>> {
+    let Ok(entries) = fs::read_dir(site.models_dir()) else { return Ok(None) };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {}", site.models_dir().display()))?;
+        if !entry.file_name().to_string_lossy().starts_with(ID_PREFIX) {
+            continue;
+        }
+        let dir = entry.path();
+        let is_it = |model: ModelManifest| model.lineage == lineage && model.weights_sha256 == sha256;
+        if ModelManifest::read(&dir).is_ok_and(is_it) {
+            return Ok(Some(dir));
+        }
+    }
+    Ok(None)
+}
+
+/// `tft_model_YYYYMMDD_HHMMSS` in UTC, with `_1`, `_2`, ... where that is taken.
+fn next_model_dir(models_dir: &Path, now: DateTime<Utc>) -> PathBuf {
+    let stamp = now.format("%Y%m%d_%H%M%S");
+    let plain = models_dir.join(format!("{ID_PREFIX}{stamp}"));
+    let numbered = (1u32..).map(|n| models_dir.join(format!("{ID_PREFIX}{stamp}_{n}")));
+    std::iter::once(plain).chain(numbered).find(|dir| !dir.exists()).expect("numbers do not run out")
+}
+
+fn outcome_of(dir: &Path, reused: bool) -> Result<TrainOutcome> {
+    let manifest = ModelManifest::read(dir)?;
+    Ok(TrainOutcome {
+        model_id: manifest.id,
+        model_dir: dir.to_owned(),
+        weights_sha256: manifest.weights_sha256,
+        reused,
+        record: TrainRecord::read(dir)?,
+    })
+}
+
+fn record_of(footing: &Footing) -> TrainRecord {
+    let State { lineage, total_epochs, total_steps, total_batches, seed, parent, run, .. } = &footing.state;
+    let is_partial = run.ended == Some(Ending::Deadline) && run.epoch.batches_done > 0;
+    let mut losses = run.losses.clone();
+    if is_partial {
+        losses.push(run.epoch.loss());
+    }
+    let n_seen = u64::from(run.epochs_done) * run.n_samples + run.epoch.n_samples;
+    TrainRecord {
+        format: record::FORMAT,
+        program_version: env!("CARGO_PKG_VERSION").to_owned(),
+        lineage: lineage.clone(),
+        parent: parent.clone(),
+        window_id: run.window_id.clone(),
+        run_key: run.key.clone(),
+        config_digest: run.config_digest.clone(),
+        seed: *seed,
+        device: run.device.clone(),
+        started_at: run.started_at,
+        total_epochs: *total_epochs,
+        total_steps: *total_steps,
+        total_batches: *total_batches,
+        epochs_run: run.epochs_done,
+        optimizer_steps: run.guard.n_applied,
+        skipped_steps: run.guard.n_skipped,
+        partial_epoch: is_partial.then(|| run.epoch.batches_done as f64 / run.n_batches.max(1) as f64),
+        loss_train: losses.last().copied().unwrap_or(0.0),
+        losses,
+        n_samples: run.n_samples,
+        n_new_servers: run.n_new_servers,
+        n_servers: footing.preprocessing.vocabulary.servers.len() as u64,
+        n_weights: footing.params.n_weights() as u64,
+        samples_per_s: n_seen as f64 / run.duration_secs.max(1e-9),
+        duration_secs: run.duration_secs,
+    }
+}
+
+fn manifest_of(
+    dir: &Path,
+    record: &TrainRecord,
+    sha256: &str,
+    files: Vec<FileDigest>,
+    now: DateTime<Utc>,
+) -> ModelManifest {
+    let name = dir.file_name().unwrap_or_default();
+    ModelManifest {
+        format: model_manifest::FORMAT,
+        id: name.to_string_lossy().into_owned(),
+        created_at: now,
+        weights_sha256: sha256.to_owned(),
+        files,
+        total_epochs: record.total_epochs,
+        total_steps: record.total_steps,
+        lineage: record.lineage.clone(),
+        parent: record.parent.clone(),
+        window_id: record.window_id.clone(),
+        logical_date: record.run_key.as_deref().and_then(|key| key.parse::<NaiveDate>().ok()),
+        loss_train: record.loss_train,
+        n_samples: record.n_samples,
+        optimizer_steps: record.optimizer_steps,
+        duration_secs: record.duration_secs,
+        partial_epoch: record.partial_epoch,
+    }
+}
