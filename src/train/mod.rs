@@ -26,6 +26,7 @@ pub mod session;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -35,14 +36,16 @@ use chrono::{DateTime, Utc};
 
 use crate::progress::Progress;
 use crate::site::Site;
+use crate::window::Window;
 
 pub use artifact::TrainedModel;
 pub use device::DeviceChoice;
+pub use lineage::Material;
 pub use plan::Start;
 pub use record::{TrainOutcome, TrainRecord};
 
 use checkpoint::{Checkpoint, Published};
-use lineage::{Footing, Material, Origin, Setting, config_digest};
+use lineage::{Footing, Origin, Setting, config_digest};
 use plan::{Asked, Plan, plan};
 use session::Session;
 
@@ -74,6 +77,22 @@ impl Default for TrainRequest {
             run_key: None,
         }
     }
+}
+
+/// [`train_on`] the stored window `window`.
+///
+/// - Errors: its grid cannot be read, or those of [`train_on`].
+pub fn train(
+    site: &Site,
+    window: &Window,
+    request: &TrainRequest,
+    stop: &AtomicBool,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<TrainOutcome> {
+    let grid = Arc::new(window.read_grid().with_context(|| format!("read window {}", window.id))?);
+    let material = Material { window_id: &window.id, grid: &grid, split: &window.manifest.split };
+    train_on(site, &material, request, stop, now, progress)
 }
 
 /// Trains on `material` and publishes the model; the caller holds the site lock.
