@@ -14,6 +14,7 @@
 mod append;
 mod csv_rows;
 mod day_file;
+mod days;
 mod lines;
 mod merge;
 mod ndjson;
@@ -21,10 +22,17 @@ mod open_days;
 mod parquet_rows;
 mod quarantine;
 mod record;
+mod retention;
+mod rotate;
 mod rows;
 mod segment;
 mod source;
+mod status;
+mod step_cache;
 pub mod step_table;
+mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
@@ -34,9 +42,14 @@ use crate::schema::Schema;
 use crate::site::Site;
 
 pub use append::{AppendOptions, AppendReport};
+pub use days::Day;
 pub use quarantine::QuarantineStatus;
 pub use record::{MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, OFFLINE, Reason};
+pub use retention::{RetentionDecision, plan_retention};
+pub use rotate::{DayFailure, RotateOptions, RotateReport, SealPlan, SealedDay};
 pub use source::{Format, Source};
+pub use status::{BufferStatus, DayState, DayStatus};
+pub use step_cache::SourceDigest;
 pub use step_table::StepTable;
 
 /// The buffer of one site: where its days lie and what their rows mean.
