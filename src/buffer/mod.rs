@@ -15,6 +15,7 @@ mod append;
 mod csv_rows;
 mod day_file;
 mod days;
+mod derive;
 mod lines;
 mod merge;
 mod ndjson;
@@ -43,6 +44,7 @@ use crate::site::Site;
 
 pub use append::{AppendOptions, AppendReport};
 pub use days::Day;
+pub use derive::{Derived, MAX_TARGETS, derive};
 pub use quarantine::QuarantineStatus;
 pub use record::{MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, OFFLINE, Reason};
 pub use retention::{RetentionDecision, plan_retention};
