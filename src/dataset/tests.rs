@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! What the bridge promises, on small made-up grids.
 
 use candle_core::{Device, Tensor};
@@ -313,4 +310,71 @@ fn preprocessing_survives_json() {
     read.ensure_valid().unwrap();
     assert_eq!(read, fitted);
 }
->>>>>>> wt-data
+
+/// A grid with holes of every length, the same for the same seed.
+fn holed_grid(seed: u64) -> Grid {
+    let mut grid = grid(&["db1", "web1"]);
+    let mut state = seed;
+    for at in 0..grid.values.len() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        if state >> 61 == 0 {
+            grid.values[at] = f32::NAN;
+        }
+        if state >> 57 == 1 {
+            let n_lost = (state >> 50 & 7) as usize;
+            lose(&mut grid, at / 3 / N_STEPS, at / 3 % N_STEPS..(at / 3 % N_STEPS + n_lost).min(N_STEPS));
+        }
+    }
+    grid
+}
+
+/// The slow twin of the gap search: looks at every step around the sample.
+fn is_whole_slowly(grid: &Grid, server: usize, first: usize, end: usize) -> bool {
+    let is_present = |step: usize| grid.row(server, step)[..2].iter().any(|value| value.is_finite());
+    (first..end).all(|step| {
+        let before = (0..=step).rev().take_while(|step| !is_present(*step)).count();
+        let after = (step + 1..N_STEPS).take_while(|step| !is_present(*step)).count();
+        before == 0 || (before <= step && before + after <= 2)
+    })
+}
+
+/// The slow twin of a metric's column: looks back from every step.
+fn column_slowly(dataset: &Dataset, server: usize, metric: usize, step: usize) -> (f32, bool) {
+    let seen = (step.saturating_sub(2)..=step).rev().map(|step| dataset.grid().row(server, step)[metric]);
+    let value = seen.clone().find(|value| value.is_finite());
+    let (server_id, profile_id) = dataset.codes[server];
+    let stats = dataset.preprocessing().scaler.stats(server_id, profile_id);
+    (value.map_or(0.0, |value| stats.scale(metric, value)), seen.clone().next().unwrap().is_finite())
+}
+
+#[test]
+fn the_fast_gather_agrees_with_its_slow_twin() {
+    for seed in 0..8 {
+        let dataset = dataset(holed_grid(seed));
+        let keys = dataset.train_keys(&split());
+        for server in 0..2 {
+            for cutoff in ENCODER..=split().train_end - HORIZON {
+                let key = SampleKey { server: server as u32, cutoff: cutoff as u32 };
+                let expected = is_whole_slowly(dataset.grid(), server, cutoff - ENCODER, cutoff + HORIZON);
+                assert_eq!(keys.contains(&key), expected, "seed {seed}, {key:?}");
+            }
+        }
+        assert!(keys.len() > 20, "seed {seed} leaves {} samples", keys.len());
+        let columns = dataset.columns;
+        let batch = dataset.batch(&keys, &Device::Cpu).unwrap();
+        let rows = batch.input.encoder_cont.to_vec3::<f32>().unwrap();
+        for (key, rows) in keys.iter().zip(rows) {
+            for (i, row) in rows.iter().enumerate() {
+                let step = key.cutoff as usize - ENCODER + i;
+                let slow: Vec<_> =
+                    (0..3).map(|metric| column_slowly(&dataset, key.server as usize, metric, step)).collect();
+                assert_eq!(
+                    row[columns.metrics..columns.missing],
+                    slow.iter().map(|s| s.0).collect::<Vec<_>>()
+                );
+                let missing = slow.iter().filter(|s| !s.1).count() as f32 / 3.0;
+                assert!((row[columns.missing] - missing).abs() < 1e-6);
+            }
+        }
+    }
+}

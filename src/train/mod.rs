@@ -34,6 +34,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use chrono::{DateTime, Utc};
 
+use crate::fsx;
 use crate::progress::Progress;
 use crate::site::Site;
 use crate::window::Window;
@@ -136,6 +137,9 @@ fn train_here(
     progress.stage("train");
     let (device, device_reason) = request.device.resolve()?;
     progress.note(&format!("training on {device_reason}"));
+    for dir in [site.checkpoints_dir(), site.models_dir()] {
+        fsx::sweep_staging(&dir).with_context(|| format!("sweep {}", dir.display()))?;
+    }
     let last = Checkpoint::open_latest(&site.checkpoints_dir(), progress)?;
     let plan = decide(site, material, request, last.as_ref())?;
     let setting = Setting {
