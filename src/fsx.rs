@@ -30,7 +30,7 @@ pub fn write_durable(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// [`write_durable`] for content that is produced by writing into a file, such as parquet.
 pub fn write_durable_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let folder = path.parent().context("a file needs a folder")?;
+    let folder = folder_of(path);
     create_dir_durable(folder)?;
     let mut staged = tempfile::Builder::new()
         .prefix(STAGING_PREFIX)
@@ -65,7 +65,7 @@ pub fn read_json_if_exists<T: DeserializeOwned>(path: &Path) -> Result<Option<T>
 
 /// Adds `line` and a newline to the end of `path` and syncs it; a torn last line of an earlier crash is cut.
 pub fn append_durable(path: &Path, line: &str) -> Result<()> {
-    let folder = path.parent().context("a file needs a folder")?;
+    let folder = folder_of(path);
     create_dir_durable(folder)?;
     let is_new = !path.exists();
     let mut file = OpenOptions::new()
@@ -106,12 +106,20 @@ fn end_of_last_line(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
+/// The folder that `path` lies in; `.` for a bare name.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 /// Creates `dir` and its missing parents, and makes their names durable.
 pub fn create_dir_durable(dir: &Path) -> Result<()> {
-    if dir.as_os_str().is_empty() || dir.is_dir() {
+    if dir.is_dir() {
         return Ok(());
     }
-    let parent = dir.parent().unwrap_or(Path::new(""));
+    let parent = folder_of(dir);
     create_dir_durable(parent)?;
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -119,10 +127,7 @@ pub fn create_dir_durable(dir: &Path) -> Result<()> {
         }
         _ => {}
     }
-    if !parent.as_os_str().is_empty() {
-        platform::sync_dir(parent).with_context(|| format!("sync {}", parent.display()))?;
-    }
-    Ok(())
+    platform::sync_dir(parent).with_context(|| format!("sync {}", parent.display()))
 }
 
 /// A folder in the making, invisible under its own name until [`StagedDir::publish`].
@@ -136,7 +141,7 @@ pub struct StagedDir {
 impl StagedDir {
     /// Starts a folder that will become `target`.
     pub fn new(target: &Path) -> Result<Self> {
-        let folder = target.parent().context("a folder needs a parent")?;
+        let folder = folder_of(target);
         create_dir_durable(folder)?;
         let staging = tempfile::Builder::new()
             .prefix(STAGING_PREFIX)
@@ -160,10 +165,10 @@ impl StagedDir {
         self.seal(manifest)?;
         anyhow::ensure!(!self.target.exists(), "{} exists already", self.target.display());
         let target = self.target.clone();
-        let folder = target.parent().expect("checked in new").to_owned();
+        let folder = folder_of(&target);
         let staging = self.staging.keep();
         fs::rename(&staging, &target).with_context(|| format!("publish {}", target.display()))?;
-        platform::sync_dir(&folder).with_context(|| format!("sync {}", folder.display()))?;
+        platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))?;
         Ok(target)
     }
 
@@ -177,7 +182,7 @@ impl StagedDir {
         manifest: impl FnOnce(Vec<FileDigest>) -> M,
     ) -> Result<()> {
         self.seal(manifest)?;
-        let folder = self.target.parent().expect("checked in new").to_owned();
+        let folder = folder_of(&self.target).to_owned();
         let aside = tempfile::Builder::new().prefix(STAGING_PREFIX).tempdir_in(&folder)?;
         if self.target.exists() {
             if previous.exists() {
@@ -300,7 +305,7 @@ impl Lock {
     ///
     /// - Errors: [`Refusal::LockHeld`] with the holder's own words while another process has it.
     pub fn acquire(path: &Path, holder: &str) -> Result<Self> {
-        create_dir_durable(path.parent().context("a lock needs a folder")?)?;
+        create_dir_durable(folder_of(path))?;
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -123,7 +123,7 @@ impl Buffer {
             is_foreign: self.is_foreign,
             ..RotateReport::default()
         };
-        progress.stage("rotate");
+
         let _lock = self.lock_rotation(options, now)?;
         if !self.is_foreign {
             report.planned = self.plan_seals(today, options)?;

@@ -2,19 +2,18 @@
 
 use super::NightRecord;
 
-/// What happened, to which model, and the numbers that say how good it is; always one line.
+/// What happened, to which model, the first reason, and the numbers that say how good it is; always one line.
 pub fn render_line(record: &NightRecord) -> String {
     let mut line = format!("{} {}", record.logical_date, record.outcome.words());
     if let Some(model) = &record.model_id {
         line.push_str(&format!(" {model}"));
     }
     let numbers = numbers(record);
-    let parts: Vec<String> = record
-        .explanation()
-        .into_iter()
-        .map(one_line)
-        .chain((!numbers.is_empty()).then_some(numbers))
-        .collect();
+    let explanation = record.explanation();
+    let first = explanation.first().map(|reason| one_line(reason));
+    let more = (explanation.len() > 1).then(|| format!("{} more reasons", explanation.len() - 1));
+    let numbers = (!numbers.is_empty()).then_some(numbers);
+    let parts: Vec<String> = [first, more, numbers].into_iter().flatten().collect();
     if parts.is_empty() { line } else { format!("{line}: {}", parts.join("; ")) }
 }
 

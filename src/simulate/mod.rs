@@ -131,7 +131,6 @@ impl Fleet {
         labels: &mut dyn Write,
         progress: &dyn Progress,
     ) -> Result<SimulationReport> {
-        progress.stage("simulate");
         let n_expected = self.spec.n_ticks() * self.servers.len() as u64;
         let mut reader = self.reader();
         loop {

@@ -134,7 +134,6 @@ fn train_here(
     now: DateTime<Utc>,
     progress: &dyn Progress,
 ) -> Result<TrainOutcome> {
-    progress.stage("train");
     let (device, device_reason) = request.device.resolve()?;
     progress.note(&format!("training on {device_reason}"));
     for dir in [site.checkpoints_dir(), site.models_dir()] {
@@ -163,7 +162,6 @@ fn train_here(
     let dir = site.checkpoints_dir();
     let mut session = Session::new(footing, material, &site.config, &device, dir, limit)?;
     session.run(until, stop, progress)?;
-    progress.stage("publish");
     publish::publish(site, &session.footing, now)
 }
 

@@ -1,7 +1,7 @@
 //! The exam: challenger and champion on the same rows, judged by the same rules, the same night.
 //!
-//! [`examine`] is pure: scores and thresholds in, a [`Verdict`] out. Loading models, scoring them and storing
-//! the verdict are left to others. Six groups of checks run in this order:
+//! [`examine`] is pure: scores and thresholds in, a [`Verdict`] out. [`sit`] is the whole exam around it: load,
+//! score, judge, keep the verdict. Six groups of checks run in this order:
 //!
 //! | group | asks | a failure means |
 //! |---|---|---|
@@ -22,6 +22,7 @@ mod infrastructure;
 mod quality;
 mod ratchet;
 mod sanity;
+mod sit;
 mod skill;
 mod verdict;
 
@@ -39,6 +40,7 @@ pub use bootstrap::{Interval, SamplePlace};
 pub use checks::{Check, Group};
 pub use infrastructure::{MAX_LOAD_MS, ProbeReport};
 pub use ratchet::{PROMOTIONS_REMEMBERED, PromotedLoss};
+pub use sit::{Sitting, sit};
 pub use verdict::{NIGHTS_BEFORE_RESTART, NextStart, Outcome, VERDICT_FORMAT, Verdict};
 
 /// Everything the exam looks at.

@@ -67,7 +67,6 @@ pub fn build_from(
     now: DateTime<Utc>,
     progress: &dyn Progress,
 ) -> Result<Window> {
-    progress.stage("window");
     for _ in 0..MAX_ATTEMPTS {
         let plan = plan(source, site, request, now)?;
         if let Some(window) = store::find(site, &plan.id)? {

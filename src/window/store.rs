@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use chrono::{Days, NaiveDate};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{HintExt, Refusal};
@@ -90,6 +91,24 @@ pub fn list(site: &Site) -> Result<Vec<Window>> {
     }
     windows.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(windows)
+}
+
+/// Deletes windows that end more than `keep_days` before `today`, but for those in `in_use`.
+///
+/// A window is renamed out of sight first, so that it is there whole or not at all.
+pub fn prune(site: &Site, today: NaiveDate, keep_days: u32, in_use: &[String]) -> Result<usize> {
+    let oldest = today - Days::new(u64::from(keep_days));
+    let mut n_deleted = 0;
+    for window in list(site)? {
+        if window.manifest.end_day >= oldest || in_use.contains(&window.id) {
+            continue;
+        }
+        let aside = tempfile::Builder::new().prefix(".staging-").tempdir_in(site.windows_dir())?;
+        let moved = fs::rename(&window.dir, aside.path().join("window"));
+        moved.with_context(|| format!("delete window {}", window.id))?;
+        n_deleted += 1;
+    }
+    Ok(n_deleted)
 }
 
 /// The window `id`, if there is one.
