@@ -1,0 +1,328 @@
+//! The stages of a night, each skipped if an earlier start finished it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::Serialize;
+
+use super::start::plan_start;
+use super::state::{
+    Done, ExamSummary, Night, PromoteSummary, RotateSummary, StageTime, TrainSummary, WindowSummary,
+    earlier_nights,
+};
+use super::{NightRequest, Tools};
+use crate::buffer::{Buffer, RotateOptions};
+use crate::error::{Exit, Refusal};
+use crate::forecast::{self, ForecastRequest, ForecastSummary, LiveScores};
+use crate::progress::Progress;
+use crate::registry::{By, ModelId, PromoteOptions, Registry};
+use crate::report::{apply_log_retention, plan_log_retention};
+use crate::site::Site;
+use crate::train::{self, Start, TrainRequest};
+use crate::validate::{NextStart, Sitting, Verdict, sit};
+use crate::window::{self, Window, WindowRequest};
+
+/// One line of a dry run.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedStage {
+    pub stage: &'static str,
+    pub is_done: bool,
+    pub what: String,
+}
+
+/// What a start of `nightly` would do now; touches nothing.
+pub fn plan(site: &Site, now: DateTime<Utc>) -> Result<Vec<PlannedStage>> {
+    let date = site.logical_date(now);
+    let night = Night::begin(site, date, now)?;
+    let registry = Registry::open(site);
+    let champion = registry.pointer()?;
+    let start = plan_start(&earlier_nights(site, date, 60)?, champion.as_ref());
+    let done = &night.done;
+    let is_over = night.finish.is_some();
+    let days = site.config.training_window_days;
+    let from = match start.start {
+        NextStart::OwnCheckpoint { .. } => "the lineage's checkpoint",
+        NextStart::ChampionCheckpoint => "the champion",
+    };
+    let deploy = if site.config.enable_auto_deploy {
+        "if the verdict allows"
+    } else {
+        "no: enable_auto_deploy is off"
+    };
+    let line = |stage, is_done, what: String| PlannedStage { stage, is_done: is_done || is_over, what };
+    Ok(vec![
+        line("rotate", done.rotate.is_some(), format!("seal the days before {date}, apply retention")),
+        line("score", done.live.is_some(), "score the last kept forecast against the truth".into()),
+        line("window", done.window.is_some(), format!("{days} days up to {date}")),
+        line(
+            "train",
+            done.train.is_some(),
+            format!("{} epoch(s) from {from}: {}", epochs(site), start.reason),
+        ),
+        line(
+            "validate",
+            done.exam.is_some(),
+            "challenger, champion and naive forecasts on the same holdout".into(),
+        ),
+        line("promote", done.promote.is_some(), deploy.into()),
+        line("predict", done.predict.is_some(), format!("the fleet from {}", now.to_rfc3339())),
+        line("tell", is_over, "record, log, channels".into()),
+    ])
+}
+
+/// Epochs this night adds: the first of a lineage trains `initial_epochs`.
+fn epochs(site: &Site) -> u32 {
+    let is_first =
+        !site.checkpoints_dir().join("last").exists() && !site.checkpoints_dir().join("previous").exists();
+    if is_first { site.config.initial_epochs } else { site.config.epochs_per_day }
+}
+
+/// A night in progress.
+pub(super) struct Run<'a> {
+    site: &'a Site,
+    request: &'a NightRequest,
+    tools: &'a Tools<'a>,
+    progress: &'a dyn Progress,
+    now: DateTime<Utc>,
+    night: &'a mut Night,
+    registry: Registry,
+    buffer: Buffer,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(
+        site: &'a Site,
+        request: &'a NightRequest,
+        tools: &'a Tools<'a>,
+        progress: &'a dyn Progress,
+        now: DateTime<Utc>,
+        night: &'a mut Night,
+    ) -> Self {
+        let (registry, buffer) = (Registry::open(site), Buffer::open(site));
+        Self { site, request, tools, progress, now, night, registry, buffer }
+    }
+
+    /// Does what is left of the night.
+    pub fn to_the_end(mut self) -> Result<Exit> {
+        self.stage("rotate", |done| &mut done.rotate, Self::rotate)?;
+        self.stage("score", |done| &mut done.live, Self::score)?;
+        self.stage("window", |done| &mut done.window, Self::window)?;
+        self.stage("train", |done| &mut done.train, Self::train)?;
+        let exam = self.stage("validate", |done| &mut done.exam, Self::validate)?;
+        self.stage("promote", |done| &mut done.promote, Self::promote)?;
+        if self.registry.pointer()?.is_some() {
+            self.stage("predict", |done| &mut done.predict, Self::predict)?;
+        }
+        self.tidy();
+        Ok(exam.outcome.exit())
+    }
+
+    /// Runs one stage unless its result is there, and stores the night.
+    fn stage<T: Clone>(
+        &mut self,
+        name: &str,
+        slot: impl Fn(&mut Done) -> &mut Option<T>,
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(done) = slot(&mut self.night.done) {
+            self.progress.note(&format!("{name}: done by an earlier start"));
+            return Ok(done.clone());
+        }
+        self.progress.stage(name);
+        let started = Instant::now();
+        let result = work(self).with_context(|| name.to_owned())?;
+        *slot(&mut self.night.done) = Some(result.clone());
+        let duration_secs = started.elapsed().as_secs_f64();
+        self.night.stages.push(StageTime { stage: name.to_owned(), duration_secs });
+        self.night.save(self.site)?;
+        Ok(result)
+    }
+
+    fn rotate(&mut self) -> Result<RotateSummary> {
+        let options = RotateOptions { include_open: false, dry_run: false };
+        let report = self.buffer.rotate(&options, self.now, self.progress)?;
+        Ok(RotateSummary::of(&report))
+    }
+
+    /// A missing or unreadable old forecast is no reason to stop a night.
+    fn score(&mut self) -> Result<Option<LiveScores>> {
+        match forecast::score_kept(self.site, &self.buffer, self.now) {
+            Ok(live) => Ok(live),
+            Err(error) => {
+                self.warn(format!("the kept forecast could not be scored: {error:#}"));
+                Ok(None)
+            }
+        }
+    }
+
+    fn window(&mut self) -> Result<WindowSummary> {
+        let start = self.start_plan()?;
+        let holdout_extra_days = match start.start {
+            NextStart::OwnCheckpoint { holdout_extra_days } => holdout_extra_days,
+            NextStart::ChampionCheckpoint => 0,
+        };
+        let request = WindowRequest { days: None, end: Some(self.night.logical_date), holdout_extra_days };
+        let window = window::build(self.site, &request, self.now, self.progress)?;
+        let manifest = &window.manifest;
+        for finding in &manifest.quality.findings {
+            self.warn(finding.message.clone());
+        }
+        Ok(WindowSummary {
+            window_id: window.id.clone(),
+            n_servers: manifest.servers.len(),
+            n_raw_rows: manifest.n_raw_rows,
+            data_age_hours: self.now.signed_duration_since(manifest.end).num_seconds() as f64 / 3600.0,
+        })
+    }
+
+    fn start_plan(&self) -> Result<super::StartPlan> {
+        let earlier = earlier_nights(self.site, self.night.logical_date, 60)?;
+        Ok(plan_start(&earlier, self.registry.pointer()?.as_ref()))
+    }
+
+    fn train(&mut self) -> Result<TrainSummary> {
+        let plan = self.start_plan()?;
+        self.progress.note(&format!("start: {}", plan.reason));
+        let start = match (plan.start, self.registry.pointer()?) {
+            (NextStart::ChampionCheckpoint, Some(champion)) => {
+                Start::From(self.registry.model_dir(&champion.model_id))
+            }
+            _ => Start::Resume,
+        };
+        let hours = self.site.config.max_training_duration_hours;
+        let request = TrainRequest {
+            epochs: epochs(self.site),
+            start,
+            max_duration: self
+                .request
+                .max_duration
+                .or_else(|| Duration::try_from_secs_f64(hours * 3600.0).ok()),
+            device: self.request.device,
+            run_key: Some(self.night.logical_date.to_string()),
+        };
+        let window = self.night_window()?;
+        let outcome = train::train(self.site, &window, &request, self.tools.stop, self.now, self.progress)?;
+        Ok(TrainSummary::of(&outcome))
+    }
+
+    fn night_window(&self) -> Result<Window> {
+        let summary = self.night.done.window.as_ref().context("the window stage comes first")?;
+        window::open(self.site, &summary.window_id)
+    }
+
+    fn challenger(&self) -> Result<ModelId> {
+        let summary = self.night.done.train.as_ref().context("the train stage comes first")?;
+        ModelId::parse(&summary.model_id)
+    }
+
+    fn validate(&mut self) -> Result<ExamSummary> {
+        let (device, _) = self.request.device.resolve()?;
+        let (model, window) = (self.challenger()?, self.night_window()?);
+        let sitting = Sitting {
+            model: &model,
+            window: &window,
+            device: &device,
+            by: By::Nightly,
+            probe: self.tools.probe,
+        };
+        let verdict = sit(self.site, &self.registry, &sitting, self.now, self.progress)?;
+        self.tell_verdict(&verdict);
+        Ok(ExamSummary::of(&verdict))
+    }
+
+    fn tell_verdict(&self, verdict: &Verdict) {
+        self.progress.note(&verdict.in_a_line());
+        for reason in &verdict.reasons {
+            self.progress.note(&format!("  {reason}"));
+        }
+    }
+
+    fn promote(&mut self) -> Result<PromoteSummary> {
+        let exam = self.night.done.exam.as_ref().context("the validate stage comes first")?;
+        let champion = self.registry.pointer()?.map(|champion| champion.model_id.to_string());
+        let stays = |reason: &str| PromoteSummary {
+            promoted: false,
+            champion: champion.clone(),
+            reason: reason.into(),
+        };
+        if !exam.outcome.may_promote() {
+            return Ok(stays("the exam refused it"));
+        }
+        if !self.site.config.enable_auto_deploy {
+            self.progress.note("enable_auto_deploy is off: `tftctl promote` moves the pointer");
+            return Ok(stays("enable_auto_deploy is off"));
+        }
+        let id = self.challenger()?;
+        let promotion =
+            self.registry.promote(&id, &PromoteOptions { by: By::Nightly, force: None }, self.now);
+        match promotion {
+            Ok(promotion) => {
+                for note in &promotion.notes {
+                    self.progress.note(note);
+                }
+                Ok(PromoteSummary {
+                    promoted: true,
+                    champion: Some(id.to_string()),
+                    reason: "passed the exam".into(),
+                })
+            }
+            Err(error) if matches!(error.downcast_ref(), Some(Refusal::GateRefused { .. })) => {
+                self.warn(format!("{error:#}"));
+                Ok(stays(&format!("{error:#}")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The night's work is done by now: a forecast that fails is told, and the night still counts.
+    fn predict(&mut self) -> Result<Option<ForecastSummary>> {
+        match self.forecast() {
+            Ok(summary) => Ok(Some(summary)),
+            Err(error) => {
+                self.warn(format!("no forecast was made: {error:#}"));
+                Ok(None)
+            }
+        }
+    }
+
+    fn forecast(&mut self) -> Result<ForecastSummary> {
+        let (device, _) = self.request.device.resolve()?;
+        let request = ForecastRequest { model: None, servers: Vec::new(), at: self.now, device: &device };
+        let forecast = forecast::make(self.site, &request, self.progress)?;
+        let path = forecast::keep(self.site, self.night.logical_date, &forecast)?;
+        let n_servers = forecast.n_servers();
+        Ok(ForecastSummary {
+            model_id: forecast.model_id,
+            cutoff: forecast.cutoff,
+            n_servers,
+            n_skipped: forecast.skipped.len(),
+            path: path.display().to_string(),
+        })
+    }
+
+    /// Applies the retention rules of what a night leaves behind; a failure is told and tried again tomorrow.
+    fn tidy(&mut self) {
+        if let Err(error) = tidy(self.site, &self.registry, self.night.logical_date, self.now) {
+            self.warn(format!("retention: {error:#}"));
+        }
+    }
+
+    fn warn(&mut self, message: String) {
+        self.progress.warn(&message);
+        self.night.warnings.push(message);
+    }
+}
+
+fn tidy(site: &Site, registry: &Registry, today: NaiveDate, now: DateTime<Utc>) -> Result<()> {
+    let retention = &site.config.retention;
+    for path in forecast::plan_retention(site, today, retention.forecasts_days)? {
+        std::fs::remove_file(&path).with_context(|| format!("delete {}", path.display()))?;
+    }
+    registry.apply_prune(&registry.plan_prune(retention.models, now)?, By::Nightly, now)?;
+    let named = |entry: crate::registry::ModelEntry| entry.manifest.map(|manifest| manifest.window_id);
+    let in_use: Vec<String> = registry.list()?.into_iter().filter_map(named).collect();
+    window::prune(site, today, retention.windows_days, &in_use)?;
+    apply_log_retention(&plan_log_retention(&site.log_dir(), today, retention.logs_days)?)?;
+    Ok(())
+}
