@@ -1,0 +1,152 @@
+//! `status`: one screen.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::Serialize;
+
+use super::context::Context;
+use super::text;
+use crate::buffer::Buffer;
+use crate::error::Exit;
+use crate::nightly::state::{Night, earlier_nights};
+use crate::registry::{Champion, Registry};
+use crate::site::Site;
+
+/// What one looks at first.
+#[derive(Serialize)]
+struct Status {
+    site: std::path::PathBuf,
+    now: DateTime<Utc>,
+    logical_date: NaiveDate,
+    champion: Option<Champion>,
+    n_models: usize,
+    /// Hours from the newest row to now.
+    data_age_hours: Option<f64>,
+    n_days: usize,
+    n_rows: u64,
+    buffer_bytes: u64,
+    newest_day: Option<NaiveDate>,
+    n_quarantined: u64,
+    last_night: Option<LastNight>,
+    /// Nights in a row, up to the last, that ended without a promotion.
+    n_nights_without_promotion: usize,
+    next_night: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct LastNight {
+    logical_date: NaiveDate,
+    exit_code: Option<u8>,
+    summary: String,
+}
+
+pub fn run(context: &Context) -> anyhow::Result<Exit> {
+    let site = context.site()?;
+    let now = context.clock(site.zone())?.now();
+    let status = look(&site, now)?;
+    context.output.result(&status, render)?;
+    Ok(Exit::Done)
+}
+
+fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
+    let registry = Registry::open(site);
+    let buffer = Buffer::open(site);
+    let held = buffer.status(now)?;
+    let today = site.logical_date(now);
+    let tomorrow = today.succ_opt().unwrap_or(today);
+    let nights = earlier_nights(site, tomorrow, 60)?;
+    let newest_day = held.days.iter().map(|day| day.date).filter(|date| *date <= today).max();
+    Ok(Status {
+        site: site.root.clone(),
+        now,
+        logical_date: today,
+        champion: registry.pointer()?,
+        n_models: registry.ids()?.len(),
+        data_age_hours: newest_day.map(|day| data_age_hours(site, &buffer, day, now)).transpose()?.flatten(),
+        n_days: held.days.len(),
+        n_rows: held.n_rows,
+        buffer_bytes: held.size_bytes,
+        newest_day,
+        n_quarantined: held.quarantine.n_rows,
+        last_night: nights.first().map(last_night),
+        n_nights_without_promotion: nights.iter().take_while(|night| !night.has_promoted()).count(),
+        next_night: next_night(site, now)?,
+    })
+}
+
+/// Age of the newest aggregated step that is not after `now`.
+fn data_age_hours(
+    site: &Site,
+    buffer: &Buffer,
+    day: NaiveDate,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Option<f64>> {
+    let step_ms = i64::from(site.config.series.step_secs) * 1000;
+    let now_ms = now.timestamp_millis();
+    let steps = buffer.read_steps(day)?;
+    let newest = steps.step_ms.iter().filter(|start| **start <= now_ms).max();
+    Ok(newest.map(|start| (now_ms - (start + step_ms).min(now_ms)) as f64 / 3_600_000.0))
+}
+
+fn last_night(night: &Night) -> LastNight {
+    let unfinished = || format!("not finished after {} start(s)", night.n_attempts);
+    LastNight {
+        logical_date: night.logical_date,
+        exit_code: night.finish.as_ref().map(|finish| finish.exit_code),
+        summary: night.finish.as_ref().map_or_else(unfinished, |finish| finish.summary.clone()),
+    }
+}
+
+/// The next time `training_time` comes round in the site's zone.
+fn next_night(site: &Site, now: DateTime<Utc>) -> anyhow::Result<DateTime<Utc>> {
+    let time = site.config.training_time()?;
+    let at = |date: NaiveDate| {
+        let text = format!("{date}T{}", time.format("%H:%M"));
+        // A time that daylight saving skips comes at the end of the gap.
+        crate::clock::parse_time(&text, site.zone()).unwrap_or_else(|_| {
+            crate::calendar::day_start(date, site.zone())
+                + chrono::Duration::hours(i64::from(chrono::Timelike::hour(&time)))
+        })
+    };
+    let today = site.logical_date(now);
+    let tomorrow = today.succ_opt().unwrap_or(today);
+    Ok(if at(today) > now { at(today) } else { at(tomorrow) })
+}
+
+fn render(status: &Status) -> String {
+    let time = |time: &DateTime<Utc>| time.format("%Y-%m-%d %H:%MZ").to_string();
+    let champion = match &status.champion {
+        Some(champion) => {
+            let age = (status.now - champion.promoted_at).num_minutes() as f64 / 60.0;
+            format!("{}, in service since {} ({age:.1} h)", champion.model_id, time(&champion.promoted_at))
+        }
+        None => "none yet".into(),
+    };
+    let data = match status.data_age_hours {
+        Some(age) => format!("newest rows {age:.1} h old"),
+        None => "no rows yet".into(),
+    };
+    let night = match &status.last_night {
+        Some(night) => format!("{}: {}", night.logical_date, night.summary),
+        None => "none yet".into(),
+    };
+    let lines = [
+        ("site", status.site.display().to_string()),
+        ("now", format!("{} (logical date {})", time(&status.now), status.logical_date)),
+        ("champion", champion),
+        ("models", status.n_models.to_string()),
+        ("data", data),
+        (
+            "buffer",
+            format!(
+                "{} days, {} rows, {}; {} bad rows in quarantine",
+                status.n_days,
+                text::count(status.n_rows),
+                text::bytes(status.buffer_bytes),
+                status.n_quarantined
+            ),
+        ),
+        ("last night", night),
+        ("next night", time(&status.next_night)),
+    ];
+    lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+}

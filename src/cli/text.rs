@@ -1,0 +1,68 @@
+//! Tables and figures for people.
+
+/// A plain table: left-aligned first column, right-aligned others, two spaces between them.
+///
+/// A column whose cells hold words after the first row, such as a verdict, reads well either way.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// A number with four significant digits or so; `-` where there is none.
+pub fn number(value: Option<f64>) -> String {
+    match value {
+        None => "-".into(),
+        Some(value) if !value.is_finite() => value.to_string(),
+        Some(value) if value == 0.0 => "0".into(),
+        Some(value) if value.abs() >= 1000.0 => format!("{value:.0}"),
+        Some(value) if value.abs() >= 10.0 => format!("{value:.2}"),
+        Some(value) => format!("{value:.4}"),
+    }
+}
+
+/// Bytes with a unit.
+pub fn bytes(value: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = value as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// A whole number with thin groups of three.
+pub fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_read_well() {
+        assert_eq!(count(1_234_567), "1 234 567");
+        assert_eq!(count(12), "12");
+        assert_eq!(bytes(1_500_000), "1.5 MB");
+        assert_eq!(bytes(12), "12 B");
+        assert_eq!(number(Some(0.12345)), "0.1235");
+        assert_eq!(number(None), "-");
+    }
+}

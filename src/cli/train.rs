@@ -1,0 +1,95 @@
+//! `train`: one more epoch of the lineage.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::context::{Context, WaitArgs, parse_duration};
+use super::device::DeviceArgs;
+use super::text;
+use crate::error::{Exit, HintExt, Refusal};
+use crate::registry::Registry;
+use crate::site::Site;
+use crate::train::{self, Start, TrainOutcome, TrainRequest};
+use crate::window::{self, Window};
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("start").args(["resume", "fresh", "from"])))]
+pub struct TrainArgs {
+    /// Epochs to add to the lineage [default: epochs_per_day]
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
+    /// Continue the lineage: finish an unfinished epoch, or add epochs (this is the default)
+    #[arg(long)]
+    resume: bool,
+    /// Begin a new lineage; the old one stays as checkpoints/previous
+    #[arg(long)]
+    fresh: bool,
+    /// Continue from this model's weights: an id, `champion` or `previous`
+    #[arg(long, value_name = "MODEL")]
+    from: Option<String>,
+    /// Train on this window [default: the one built last]
+    #[arg(long, value_name = "ID")]
+    window: Option<String>,
+    /// Stop cleanly before this has passed, such as 4h [default: max_training_duration_hours]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    max_duration: Option<Duration>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Exit> {
+    let site = context.site()?;
+    let now = context.clock(site.zone())?.now();
+    let window = chosen_window(&site, args.window.as_deref())?;
+    let start = match &args.from {
+        Some(text) => {
+            let registry = Registry::open(&site);
+            Start::From(registry.model_dir(&registry.resolve(text)?))
+        }
+        None if args.fresh => Start::Fresh,
+        None => Start::Resume,
+    };
+    let limit = Duration::try_from_secs_f64(site.config.max_training_duration_hours * 3600.0).ok();
+    let request = TrainRequest {
+        epochs: args.epochs.unwrap_or(site.config.epochs_per_day),
+        start,
+        max_duration: args.max_duration.or(limit),
+        device: args.device.choice()?,
+        run_key: None,
+    };
+    let _lock = site.lock("train", now, args.wait.duration())?;
+    let stop = context.stop_on_signal()?;
+    let outcome = train::train(&site, &window, &request, &stop, now, context.progress())?;
+    context.output.result(&outcome, render)?;
+    Ok(Exit::Done)
+}
+
+/// The window of that id, or the one built last.
+pub(super) fn chosen_window(site: &Site, id: Option<&str>) -> anyhow::Result<Window> {
+    match id {
+        Some(id) => window::open(site, id),
+        None => window::latest(site)?
+            .ok_or_else(|| Refusal::usage("there is no window yet"))
+            .hint(|| "`tftctl window build` makes one".into()),
+    }
+}
+
+fn render(outcome: &TrainOutcome) -> String {
+    let record = &outcome.record;
+    let partial =
+        record.partial_epoch.map(|share| format!(" and {:.0} % of one", share * 100.0)).unwrap_or_default();
+    format!(
+        "{}: {} epoch(s){partial} more, {} in all; train loss {}; {} steps, {:.0} samples/s, {:.0} s\n{}",
+        outcome.model_id,
+        record.epochs_run,
+        record.total_epochs,
+        text::number(Some(record.loss_train)),
+        record.optimizer_steps,
+        record.samples_per_s,
+        record.duration_secs,
+        outcome.model_dir.display(),
+    )
+}
