@@ -1,0 +1,99 @@
+//! A night by hand and a night by `nightly` do the same things in the same order.
+
+use crate::common::Story;
+
+#[test]
+fn the_commands_work_by_hand_in_order() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00");
+    story.run("buffer rotate").exit(0).stdout("2024-01-07");
+    assert!(story.names("data_buffer").contains(&"metrics_2024-01-07.parquet".to_owned()));
+    let status = story.run("buffer status --json").exit(0).json();
+    assert!(status["n_rows"].as_u64().unwrap() > 5000, "{status}");
+    let window = story.run("window build --json").exit(0).json();
+    assert_eq!(window["n_steps"], 5 * 48);
+    let trained = story.run("train --epochs 1 --resume --json").exit(0).json();
+    assert!(trained["optimizer_steps"].as_u64().unwrap() > 0, "{trained}");
+    assert_eq!(trained["total_epochs"], 1);
+    let validated = story.run("validate --json");
+    assert!([Some(0), Some(3)].contains(&validated.code), "{}", validated.stderr);
+    let verdict = validated.json();
+    assert!(verdict["loss"].as_f64().unwrap() > 0.0);
+    assert!(verdict["persistence_loss"].as_f64().unwrap() > 0.0);
+    if validated.code == Some(3) {
+        story.run("promote").exit(3);
+        story.run("promote --force --reason testing").exit(0);
+    } else {
+        story.run("promote").exit(0);
+    }
+    let forecast = story.run("predict --json").exit(0).json();
+    assert_eq!(forecast["series"].as_array().unwrap().len(), 5 * 2);
+    assert_eq!(forecast["series"][0]["steps"].as_array().unwrap().len(), 6);
+    assert_eq!(forecast["cutoff"], "2024-01-08T02:00:00Z", "rows after the clock must not be seen");
+    story.run("rollback --reason testing").exit(1).stderr("no earlier champion");
+    let models = story.run("models list --json").exit(0).json();
+    assert_eq!(models.as_array().unwrap().len(), 1);
+    assert_eq!(models[0]["is_champion"], true);
+    story.run("models show").exit(0).stdout("weights_sha256");
+    story.run("status").exit(0).stdout("champion");
+}
+
+#[test]
+fn two_nights_resume_and_a_rollback_goes_back() {
+    let mut story = Story::with_small_fleet();
+    // A promotion is wanted here whatever the small network learned: the exam has its own tests.
+    story.set("require_validation", "false");
+    story.at("2024-01-07T02:00").run("nightly").exit(0);
+    story.at("2024-01-08T02:00").run("nightly").exit(0);
+    let models = story.run("models list --json").exit(0).json();
+    let epochs: Vec<u64> =
+        models.as_array().unwrap().iter().map(|m| m["total_epochs"].as_u64().unwrap()).collect();
+    assert_eq!(epochs, [2, 1], "newest first");
+    assert_ne!(models[0]["weights_sha256"], models[1]["weights_sha256"]);
+    assert_eq!(models[0]["is_champion"], true);
+    let records: serde_json::Value = serde_json::from_str(
+        &std::fs::read_to_string(story.path("logs/continuous_learning/metrics.json")).unwrap(),
+    )
+    .unwrap();
+    let records = records.as_array().unwrap();
+    assert_eq!(records.len(), 2);
+    for key in [
+        "timestamp",
+        "total_epochs",
+        "training_duration_mins",
+        "validation_loss",
+        "training_loss",
+        "data_samples",
+        "success",
+    ] {
+        assert!(!records[1][key].is_null(), "metrics.json lacks {key}: {}", records[1]);
+    }
+    assert!(story.path("logs/continuous_learning/training_2024-01-08.log").is_file());
+    assert!(story.path("forecasts/2024-01-08.parquet").is_file());
+    story.run("rollback --reason testing").exit(0);
+    let champion = story.run("status --json").exit(0).json();
+    assert_eq!(champion["champion"]["model_id"], models[1]["id"]);
+    // What was rolled back is not promoted again by itself.
+    let promote = format!("promote {}", models[0]["id"].as_str().unwrap());
+    assert_ne!(story.run(&promote).code, Some(0));
+}
+
+#[test]
+fn a_finished_night_is_not_run_again() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00");
+    let first = story.run("nightly --json");
+    assert!([Some(0), Some(3)].contains(&first.code), "{}", first.stderr);
+    story.at("2024-01-08T03:30").run("nightly").exit(0).stderr("already done");
+    assert_eq!(story.run("models list --json").json().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_touches_nothing() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00");
+    let before = story.names(".");
+    story.run("nightly --dry-run").exit(0).stdout("train");
+    assert_eq!(story.names("."), before);
+    assert!(!story.names("data_buffer").iter().any(|name| name.ends_with(".parquet")));
+}
