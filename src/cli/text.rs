@@ -1,18 +1,31 @@
 //! Tables and figures for people.
 
-/// A plain table: left-aligned first column, right-aligned others, two spaces between them.
-///
-/// A column whose cells hold words after the first row, such as a verdict, reads well either way.
+/// A plain table: columns of figures to the right, columns of words to the left, no lines.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let rows: Vec<Vec<String>> = rows.into_iter().collect();
+    let is_figures =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).all(|cell| is_figure(cell));
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
-    for row in rows {
+    for row in &rows {
         table.add_row(row);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if !rows.is_empty() && is_figures(at) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Whether a cell is a number, with a unit or grouped digits, or stands for a missing one.
+fn is_figure(cell: &str) -> bool {
+    let number: String =
+        cell.chars().filter(|c| !c.is_whitespace() && !c.is_alphabetic() && *c != '%').collect();
+    cell.is_empty()
+        || cell == "-"
+        || (cell.starts_with(|c: char| c.is_ascii_digit() || c == '-') && number.parse::<f64>().is_ok())
 }
 
 /// A number with four significant digits or so; `-` where there is none.

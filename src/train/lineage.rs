@@ -12,6 +12,7 @@ use super::artifact::{TrainedModel, named_weights, weights_sha256};
 use super::checkpoint::{self, Checkpoint, EpochPosition, Published, Run, State};
 use super::grow::grow_tables;
 use super::guard::Guard;
+use super::head;
 use super::record::TrainRecord;
 use crate::config::Config;
 use crate::dataset::Preprocessing;
@@ -118,6 +119,7 @@ impl Footing {
         let config = preprocessing.tft_config(&setting.config.model);
         let seed = setting.config.training.seed;
         let params = Params::init(&config, seed, setting.device).context("make the network")?;
+        head::order_quantiles(&params, &preprocessing.quantiles)?;
         let stamp = setting.now.format("%Y%m%d_%H%M%S");
         let digest = fsx::sha256_bytes(format!("{window_id} {seed} {}", setting.now).as_bytes());
         let state = State {

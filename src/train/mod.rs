@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub mod device;
 pub mod grow;
 pub mod guard;
+pub mod head;
 pub mod lineage;
 pub mod lr_schedule;
 pub mod optimizer;

@@ -7,7 +7,7 @@ fn each_documented_exit_code_happens() {
     let mut story = Story::with_small_fleet();
     story.at("2024-01-08T02:00");
     story.run("status").exit(0);
-    story.run("models show tft_model_nope").exit(1);
+    story.run("models show tft_model_nope").exit(2);
     story.run("frobnicate").exit(2);
     story.run("predict").exit(1).stderr("no champion");
     story.run_with_input("buffer append - --strict", b"not json\n").exit(4).stderr("1 of 1");
@@ -18,6 +18,7 @@ fn each_documented_exit_code_happens() {
 fn a_held_lock_is_its_own_exit_code() {
     let mut story = Story::with_small_fleet();
     story.at("2024-01-08T02:00");
+    story.run("window build").exit(0);
     let path = story.path("state/site.lock");
     let held = tftctl::fsx::Lock::acquire(&path, "pid 1 `nightly`").unwrap();
     story.run("nightly").exit(5).stderr("pid 1 `nightly`");
@@ -31,7 +32,7 @@ fn a_refused_challenger_exits_3_and_the_champion_stays() {
     let mut story = Story::with_small_fleet();
     // A network that has learned nothing cannot beat the naive forecasts.
     story.set("training.samples_per_epoch", "32").set("training.learning_rate", "1e-9");
-    story.at("2024-01-08T02:00").run("nightly").exit(3).stderr("refused");
+    story.at("2024-01-08T02:00").run("nightly").exit(3).stdout("refused");
     let status = story.run("status --json").exit(0).json();
     assert!(status["champion"].is_null());
     story.run("promote").exit(3);
@@ -76,5 +77,5 @@ fn results_go_to_stdout_and_talk_to_stderr() {
     let quiet = story.run("window build --quiet").exit(0);
     assert_eq!(quiet.stderr, "");
     story.run("completions bash").exit(0).stdout("tftctl");
-    story.run("config show --origin").exit(0).stdout("default").stdout("file");
+    story.run("config show --origin").exit(0).stdout("training.seed").stdout("file");
 }

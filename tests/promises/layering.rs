@@ -102,7 +102,8 @@ fn terminals_environment_clock_and_exit_codes_belong_to_the_rim() {
     let forbidden =
         ["println!", "eprintln!", "process::exit", "env::var", "Utc::now()", "clap::", "indicatif::"];
     for (file, module, code) in code() {
-        if module == "cli" || module == "main" || file == "clock.rs" {
+        let is_test = file.ends_with("/tests.rs") || file.ends_with("/testing.rs");
+        if module == "cli" || module == "main" || file == "clock.rs" || is_test {
             continue;
         }
         for word in forbidden {

@@ -30,7 +30,7 @@ fn the_commands_work_by_hand_in_order() {
     assert_eq!(forecast["series"].as_array().unwrap().len(), 5 * 2);
     assert_eq!(forecast["series"][0]["steps"].as_array().unwrap().len(), 6);
     assert_eq!(forecast["cutoff"], "2024-01-08T02:00:00Z", "rows after the clock must not be seen");
-    story.run("rollback --reason testing").exit(1).stderr("no earlier champion");
+    story.run("rollback --reason testing").exit(1).stderr("nothing to go back to");
     let models = story.run("models list --json").exit(0).json();
     assert_eq!(models.as_array().unwrap().len(), 1);
     assert_eq!(models[0]["is_champion"], true);
