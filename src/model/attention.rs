@@ -19,7 +19,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    pub fn declare(layout: &mut Layout, name: &str, hidden: usize, n_heads: usize) {
+    pub(super) fn declare(layout: &mut Layout, name: &str, hidden: usize, n_heads: usize) {
         let width = hidden / n_heads;
         let mut linear = |part: &str| {
             layout.add(format!("{name}.{part}.weight"), &[width, hidden], Initial::xavier(hidden, width));
@@ -32,7 +32,7 @@ impl Attention {
         layout.add(format!("{name}.w_h.weight"), &[hidden, width], Initial::xavier(width, hidden));
     }
 
-    pub fn load(params: &Params, name: &str, n_heads: usize, mask_bias: f64) -> Result<Self> {
+    pub(super) fn load(params: &Params, name: &str, n_heads: usize, mask_bias: f64) -> Result<Self> {
         let scope = params.scope(name);
         let heads = |part: &str| -> Result<Vec<Linear>> {
             (0..n_heads).map(|head| Linear::load(&scope.at(&format!("{part}.{head}")))).collect()

@@ -32,7 +32,7 @@ struct Real {
 }
 
 impl Embeddings {
-    pub fn declare(layout: &mut Layout, config: &TftConfig) {
+    pub(super) fn declare(layout: &mut Layout, config: &TftConfig) {
         for table in &config.embedding_sizes {
             let padded = is_padded(config, &table.name);
             let initial = if padded { Initial::PaddedEmbedding } else { Initial::Normal(1.0) };
@@ -46,7 +46,7 @@ impl Embeddings {
         }
     }
 
-    pub fn load(config: &TftConfig, params: &Params) -> Result<Self> {
+    pub(super) fn load(config: &TftConfig, params: &Params) -> Result<Self> {
         let mut tables = BTreeMap::new();
         for size in &config.embedding_sizes {
             let columns =

@@ -40,11 +40,8 @@ pub fn replace_states(
 
 /// For each sample the row it would take, counting empty ones from `first`; others take any.
 fn sources(lengths: &[usize], first: usize, like: &Tensor) -> Result<Tensor> {
-    let mut next = first;
-    let mut rows = vec![0u32; lengths.len()];
-    for (row, _) in rows.iter_mut().zip(lengths).filter(|(_, length)| **length == 0) {
-        *row = (next % lengths.len()) as u32;
-        next += 1;
-    }
+    let mut taken = (first..).map(|row| (row % lengths.len()) as u32);
+    let take = |&length: &usize| if length == 0 { taken.next().unwrap_or(0) } else { 0 };
+    let rows: Vec<u32> = lengths.iter().map(take).collect();
     Ok(Tensor::from_vec(rows, lengths.len(), like.device())?)
 }

@@ -16,12 +16,12 @@ pub struct Glu {
 }
 
 impl Glu {
-    pub fn declare(layout: &mut Layout, name: &str, from: usize, to: usize) {
+    pub(super) fn declare(layout: &mut Layout, name: &str, from: usize, to: usize) {
         layout.add(format!("{name}.fc.weight"), &[2 * to, from], Initial::xavier(from, 2 * to));
         layout.add(format!("{name}.fc.bias"), &[2 * to], Initial::Zeros);
     }
 
-    pub fn load(scope: &Scope) -> Result<Self> {
+    pub(super) fn load(scope: &Scope) -> Result<Self> {
         Ok(Glu { linear: Linear::load(&scope.at("fc"))? })
     }
 
@@ -43,12 +43,12 @@ pub struct GateAddNorm {
 }
 
 impl GateAddNorm {
-    pub fn load(scope: &Scope) -> Result<Self> {
+    pub(super) fn load(scope: &Scope) -> Result<Self> {
         Ok(GateAddNorm { glu: Glu::load(&scope.at("glu"))?, norm: Norm::load(&scope.at("add_norm.norm"))? })
     }
 
     /// The gate behind the LSTM, whose parameters have names of their own. One module serves both parts.
-    pub fn load_post_lstm(params: &Params) -> Result<Self> {
+    pub(super) fn load_post_lstm(params: &Params) -> Result<Self> {
         Ok(GateAddNorm {
             glu: Glu::load(&params.scope("post_lstm_gate_encoder"))?,
             norm: Norm::load(&params.scope("post_lstm_add_norm_encoder.norm"))?,
@@ -62,13 +62,13 @@ impl GateAddNorm {
 }
 
 /// Declares the parameters of a [`GateAddNorm`].
-pub fn declare_gate_add_norm(layout: &mut Layout, name: &str, from: usize, to: usize) {
+pub(super) fn declare_gate_add_norm(layout: &mut Layout, name: &str, from: usize, to: usize) {
     Glu::declare(layout, &format!("{name}.glu"), from, to);
     Norm::declare(layout, &format!("{name}.add_norm.norm"), to);
 }
 
 /// Declares the gate behind the LSTM, under its encoder and its decoder names.
-pub fn declare_post_lstm(layout: &mut Layout, hidden: usize) {
+pub(super) fn declare_post_lstm(layout: &mut Layout, hidden: usize) {
     Glu::declare(layout, "post_lstm_gate_encoder", hidden, hidden);
     Norm::declare(layout, "post_lstm_add_norm_encoder.norm", hidden);
     layout.alias("post_lstm_gate_decoder", "post_lstm_gate_encoder");

@@ -21,7 +21,12 @@ pub struct Grn {
 }
 
 /// Declares the parameters of a GRN with widths `[in, hidden, out]` and, if any, a context of that width.
-pub fn declare(layout: &mut Layout, name: &str, [from, hidden, to]: [usize; 3], context: Option<usize>) {
+pub(super) fn declare(
+    layout: &mut Layout,
+    name: &str,
+    [from, hidden, to]: [usize; 3],
+    context: Option<usize>,
+) {
     if from != to {
         ResampleNorm::declare(layout, &format!("{name}.resample_norm"), to);
     }
@@ -38,7 +43,7 @@ pub fn declare(layout: &mut Layout, name: &str, [from, hidden, to]: [usize; 3], 
 
 impl Grn {
     /// With a stretched skip and a context if their parameters are there.
-    pub fn load(scope: &Scope) -> Result<Self> {
+    pub(super) fn load(scope: &Scope) -> Result<Self> {
         let from = scope.tensor("fc1.weight")?.dim(1)?;
         let resample = scope.has("resample_norm.mask");
         let resample = resample.then(|| ResampleNorm::load(&scope.at("resample_norm"), from)).transpose()?;

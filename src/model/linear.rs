@@ -13,7 +13,7 @@ pub struct Linear {
 
 impl Linear {
     /// From `weight [out, in]` and, if there is one, `bias [out]`.
-    pub fn load(scope: &Scope) -> Result<Self> {
+    pub(super) fn load(scope: &Scope) -> Result<Self> {
         let bias = if scope.has("bias") { Some(scope.tensor("bias")?) } else { None };
         Ok(Linear { weight: scope.tensor("weight")?, bias })
     }

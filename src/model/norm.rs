@@ -15,12 +15,12 @@ pub struct Norm {
 }
 
 impl Norm {
-    pub fn declare(layout: &mut Layout, name: &str, width: usize) {
+    pub(super) fn declare(layout: &mut Layout, name: &str, width: usize) {
         layout.add(format!("{name}.weight"), &[width], Initial::Ones);
         layout.add(format!("{name}.bias"), &[width], Initial::Zeros);
     }
 
-    pub fn load(scope: &Scope) -> Result<Self> {
+    pub(super) fn load(scope: &Scope) -> Result<Self> {
         Ok(Norm { weight: scope.tensor("weight")?, bias: scope.tensor("bias")? })
     }
 
@@ -39,13 +39,13 @@ pub struct ResampleNorm {
 }
 
 impl ResampleNorm {
-    pub fn declare(layout: &mut Layout, name: &str, width: usize) {
+    pub(super) fn declare(layout: &mut Layout, name: &str, width: usize) {
         layout.add(format!("{name}.mask"), &[width], Initial::Zeros);
         Norm::declare(layout, &format!("{name}.norm"), width);
     }
 
     /// From the parameters of a block that takes inputs of width `from`.
-    pub fn load(scope: &Scope, from: usize) -> Result<Self> {
+    pub(super) fn load(scope: &Scope, from: usize) -> Result<Self> {
         let mask = scope.tensor("mask")?;
         let to = mask.dim(0)?;
         let matrix = (from != to).then(|| stretch::matrix(from, to, mask.device())).transpose()?;

@@ -20,7 +20,7 @@ pub struct LayerState {
 }
 
 impl StackedLstm {
-    pub fn declare(layout: &mut Layout, name: &str, hidden: usize, n_layers: usize) {
+    pub(super) fn declare(layout: &mut Layout, name: &str, hidden: usize, n_layers: usize) {
         let initial = Initial::inverse_root(hidden);
         for layer in 0..n_layers {
             for kind in ["weight_ih", "weight_hh"] {
@@ -32,7 +32,7 @@ impl StackedLstm {
         }
     }
 
-    pub fn load(params: &Params, name: &str, n_layers: usize) -> Result<Self> {
+    pub(super) fn load(params: &Params, name: &str, n_layers: usize) -> Result<Self> {
         let scope = params.scope(name);
         let load = |layer| {
             Ok(LstmWeights {

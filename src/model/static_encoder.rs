@@ -40,13 +40,13 @@ const CONTEXTS: [&str; 4] = [
 
 impl StaticEncoder {
     /// Declares the context networks; the selection is declared with the other selections.
-    pub fn declare(layout: &mut Layout, hidden: usize) {
+    pub(super) fn declare(layout: &mut Layout, hidden: usize) {
         for name in CONTEXTS {
             grn::declare(layout, name, [hidden; 3], None);
         }
     }
 
-    pub fn load(config: &TftConfig, embeddings: &Embeddings, params: &Params) -> Result<Self> {
+    pub(super) fn load(config: &TftConfig, embeddings: &Embeddings, params: &Params) -> Result<Self> {
         let variables = config.static_variables();
         let [selection, hidden, cell, enrichment] = CONTEXTS.map(|name| Grn::load(&params.scope(name)));
         Ok(StaticEncoder {

@@ -417,24 +417,3 @@ fn a_table_can_grow_a_row() {
     assert!(params.replace(name, &noise("x", &[6, 4])).is_err());
     assert!(params.replace("nobody", &old).is_err());
 }
-
-/// Not a promise but a number: `cargo nextest run --run-ignored only --no-capture one_step`.
-#[test]
-#[ignore = "takes time, and tells it through its assertion only"]
-fn one_step_of_a_fleet_takes_less_than_seconds() {
-    let config = fleet_config();
-    let params = Params::init(&config, 1, &Device::Cpu).unwrap();
-    let input = batch(&config, 64, 96, 24);
-    let tft = Tft::new(&config, &params).unwrap();
-    let mut took = Vec::new();
-    for step in 0..5 {
-        let start = std::time::Instant::now();
-        let output = tft.forward(&input, &Mode::Train { seed: 1, step }).unwrap();
-        let loss = loss(&config, &output, &input);
-        let forward = start.elapsed();
-        loss.backward().unwrap();
-        took.push((forward, start.elapsed()));
-    }
-    assert!(took.iter().all(|(_, both)| both.as_secs() < 5), "forward, forward and backward: {took:?}");
-    assert!(std::env::var_os("TELL").is_none(), "forward, forward and backward: {took:?}");
-}

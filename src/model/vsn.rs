@@ -35,7 +35,7 @@ pub struct Selection {
 
 impl Vsn {
     /// Declares the static, shared, encoder and decoder parts.
-    pub fn declare_all(layout: &mut Layout, config: &TftConfig) {
+    pub(super) fn declare_all(layout: &mut Layout, config: &TftConfig) {
         let hidden = Some(config.hidden_size);
         Self::declare(layout, config, "static_variable_selection", &config.static_variables(), None, false);
         let (encoder, decoder) = (config.encoder_variables(), config.decoder_variables());
@@ -82,7 +82,7 @@ impl Vsn {
     }
 
     /// The selection over `variables` from the parameters under `prefix`.
-    pub fn load(
+    pub(super) fn load(
         prefix: &str,
         variables: &[&str],
         embeddings: &Embeddings,

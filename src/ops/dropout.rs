@@ -6,9 +6,9 @@
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, WithDType};
-use candle_core::{Result as CandleResult, bail};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor};
 
+use super::host::{contiguous, is_host_f32};
 use super::random::Key;
 
 /// The dropout of one forward pass: a rate, a stream, and the number of the next site.
@@ -62,7 +62,7 @@ impl Mask {
 
     fn apply(self, x: &Tensor) -> CandleResult<Tensor> {
         let x = x.contiguous()?;
-        if x.device().is_cpu() && x.dtype() == DType::F32 { x.apply_op1(self) } else { self.apply_plain(&x) }
+        if is_host_f32(&x) { x.apply_op1(self) } else { self.apply_plain(&x) }
     }
 
     /// The oracle of the fused form, and the form for other devices: the mask as a tensor.
@@ -95,12 +95,9 @@ impl CustomOp1 for Mask {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            bail!("dropout needs contiguous values")
-        };
-        let mut values = f32::cpu_storage_as_slice(storage)?[start..end].to_vec();
+        let mut values = contiguous(storage, layout)?.to_vec();
         self.multiply(&mut values);
-        Ok((f32::to_cpu_storage_owned(values), layout.shape().clone()))
+        Ok((CpuStorage::F32(values), layout.shape().clone()))
     }
 
     fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
@@ -110,7 +107,7 @@ impl CustomOp1 for Mask {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::*;
     use crate::ops::check::{assert_close, values};

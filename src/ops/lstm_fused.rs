@@ -7,10 +7,10 @@
 use std::sync::OnceLock;
 
 use anyhow::Result;
-use candle_core::{
-    CpuStorage, CustomOp3, Device, Layout, Result as CandleResult, Shape, Tensor, WithDType, bail,
-};
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result as CandleResult, Shape, Tensor, bail};
 use rayon::prelude::*;
+
+use super::host::contiguous;
 
 /// The recurrence over inputs that are already projected and carry both biases; shapes as in
 /// [`super::lstm_plain::recurrence`].
@@ -90,8 +90,8 @@ impl CustomOp3 for Recurrence {
         l3: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
         let sizes = Sizes::of(l1.shape(), l2.shape(), l3.shape())?;
-        let (projected, start) = (slice(s1, l1)?, slice(s3, l3)?);
-        let turned = transposed(slice(s2, l2)?, sizes.hidden);
+        let (projected, start) = (contiguous(s1, l1)?, contiguous(s3, l3)?);
+        let turned = transposed(contiguous(s2, l2)?, sizes.hidden);
         let samples: Vec<(Vec<f32>, Trace)> = (0..sizes.n_samples)
             .into_par_iter()
             .map(|sample| self.run_sample(sizes, sample, projected, &turned, start))
@@ -270,11 +270,4 @@ fn tanh(x: f32) -> f32 {
 /// `[4D, D]` as `[D, 4D]`.
 fn transposed(weights: &[f32], hidden: usize) -> Vec<f32> {
     (0..hidden).flat_map(|k| weights.chunks_exact(hidden).map(move |row| row[k])).collect()
-}
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&f32::cpu_storage_as_slice(storage)?[start..end]),
-        None => bail!("lstm needs contiguous values"),
-    }
 }

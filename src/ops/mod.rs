@@ -9,6 +9,7 @@
 
 pub mod dropout;
 pub mod layer_norm;
+pub mod layer_norm_fused;
 pub mod lstm;
 pub mod lstm_fused;
 pub mod lstm_plain;
@@ -16,6 +17,8 @@ pub mod quantile_loss;
 pub mod random;
 pub mod softmax;
 pub mod stretch;
+
+mod host;
 
 #[cfg(test)]
 pub(crate) mod check;
