@@ -1,3 +1,95 @@
-//! (in the making)
+//! Day partitions of raw rows: append, rotate, read, retention.
+//!
+//! Owns `data_buffer/`: a sealed day is one parquet file `metrics_YYYY-MM-DD.parquet` ([`day_file`]); before that
+//! a day is a folder of checksummed segments under `open/` ([`segment`]). Rows belong to the day of their
+//! *event* time in the site's zone. Bad rows lie in `quarantine/`, step aggregates (derived) in `steps/`.
+//!
+//! Invariants: a row that was acknowledged is on stable storage and is read exactly once, whatever is killed
+//! when; a file under its final name is complete; segments are dropped only after the day file that holds their
+//! rows was read back and synced. A buffer from elsewhere is never written: it only gets step aggregates, in this
+//! site's own folder.
+//!
+//! Leaves gaps, splits and quality to `window`, tensors to `dataset`.
 
+mod append;
+mod csv_rows;
+mod day_file;
+mod days;
+mod derive;
+mod lines;
+mod merge;
+mod ndjson;
+mod open_days;
+mod parquet_rows;
+mod quarantine;
+mod record;
+mod retention;
+mod rotate;
+mod rows;
+mod segment;
+mod source;
+mod status;
+mod step_cache;
 pub mod step_table;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use chrono_tz::Tz;
+
+use crate::schema::Schema;
+use crate::site::Site;
+
+pub use append::{AppendOptions, AppendReport};
+pub use days::Day;
+pub use derive::{Derived, MAX_TARGETS, derive};
+pub use quarantine::QuarantineStatus;
+pub use record::{MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, OFFLINE, Reason};
+pub use retention::{RetentionDecision, plan_retention};
+pub use rotate::{DayFailure, RotateOptions, RotateReport, SealPlan, SealedDay};
+pub use source::{Format, Source};
+pub use status::{BufferStatus, DayState, DayStatus};
+pub use step_cache::SourceDigest;
+pub use step_table::StepTable;
+
+/// The buffer of one site: where its days lie and what their rows mean.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    /// Where sealed days lie.
+    dir: PathBuf,
+    /// Where open days lie, each a folder of segments.
+    open_dir: PathBuf,
+    steps_dir: PathBuf,
+    quarantine_dir: PathBuf,
+    /// Whether `dir` came from elsewhere and is only read.
+    is_foreign: bool,
+    zone: Tz,
+    schema: Schema,
+    step_secs: u32,
+    retention_days: u32,
+    max_future_secs: u32,
+}
+
+impl Buffer {
+    /// The buffer of `site`; creates nothing.
+    pub fn open(site: &Site) -> Self {
+        Self {
+            dir: site.buffer_dir(),
+            open_dir: site.open_days_dir(),
+            steps_dir: site.steps_dir(),
+            quarantine_dir: site.quarantine_dir(),
+            is_foreign: site.is_buffer_foreign(),
+            zone: site.zone(),
+            schema: site.schema(),
+            step_secs: site.config.series.step_secs,
+            retention_days: site.config.data_retention_days,
+            max_future_secs: site.config.series.max_future_secs,
+        }
+    }
+
+    fn metric_names(&self) -> Vec<String> {
+        self.schema.metrics.iter().map(|metric| metric.name.clone()).collect()
+    }
+}

@@ -1,0 +1,193 @@
+//! A sealed day: `metrics_YYYY-MM-DD.parquet`, ordinary parquet that any reader opens.
+//!
+//! Columns: `timestamp` (datetime in ms, UTC), `server_name`, `profile` and `status` where any row has one, then
+//! one float32 column per metric, null where a value is missing. Sorted by server and time, keys unique, zstd.
+//! The file's own metadata says which zone cut it (`tftctl.zone`), so that files that were cut otherwise are known.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use chrono::NaiveDate;
+use polars::prelude::{
+    BatchedWriter, Column, DataFrame, Float32Chunked, Int64Chunked, IntoColumn, IntoSeries, KeyValueMetadata,
+    NewChunkedArray, ParquetCompression, ParquetWriter, PlSmallStr, TimeUnit, TimeZone,
+};
+
+use crate::fsx;
+
+use super::merge::Sorted;
+use super::parquet_rows::ParquetFile;
+use super::rows::{Row, Rows};
+
+/// Rows per row group.
+const GROUP_ROWS: usize = 1 << 17;
+
+/// Names of the file's own metadata.
+pub(super) const ZONE_KEY: &str = "tftctl.zone";
+pub(super) const SERVERS_KEY: &str = "tftctl.n_servers";
+
+/// The file of a day in `dir`.
+pub(super) fn path(dir: &Path, date: NaiveDate) -> PathBuf {
+    dir.join(format!("metrics_{date}.parquet"))
+}
+
+/// The day a file name stands for.
+pub(super) fn date_of(name: &str) -> Option<NaiveDate> {
+    name.strip_prefix("metrics_")?.strip_suffix(".parquet")?.parse().ok()
+}
+
+/// The day files in `dir`, by date; none if there is no such folder.
+pub(super) fn list(dir: &Path) -> Result<BTreeMap<NaiveDate, PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries.with_context(|| format!("list {}", dir.display()))?,
+    };
+    let mut files = BTreeMap::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+        if let Some(date) = entry.file_name().to_str().and_then(date_of) {
+            files.insert(date, entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// The columns of a day file and what it says of itself.
+pub(super) struct Layout {
+    pub metrics: Vec<String>,
+    pub has_profile: bool,
+    pub has_status: bool,
+    pub metadata: Vec<(String, String)>,
+}
+
+/// Takes sorted rows, group by group.
+pub(super) type Take<'a> = &'a mut dyn FnMut(&Sorted) -> Result<()>;
+
+/// A count and a checksum of rows in their order: equal before writing and after reading back.
+#[derive(Clone, Debug, Default)]
+struct Proof {
+    n_rows: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl Proof {
+    fn add(&mut self, row: Row<'_>) {
+        self.n_rows += 1;
+        self.crc.update(&row.time_ms.to_le_bytes());
+        for text in [Some(row.server), row.profile, row.status] {
+            self.crc.update(text.unwrap_or("\0").as_bytes());
+            self.crc.update(b"\n");
+        }
+        for value in row.values {
+            let bits = if value.is_nan() { u32::MAX } else { value.to_bits() };
+            self.crc.update(&bits.to_le_bytes());
+        }
+    }
+
+    fn says(self) -> (u64, u32) {
+        (self.n_rows, self.crc.finalize())
+    }
+}
+
+/// Writes the rows that `produce` passes on, in their order, reads them back and checks them, and then puts the
+/// file under its name. Returns the number of rows.
+///
+/// - Errors: the disk refuses, or what was read back differs; the old file, if any, is untouched.
+pub(super) fn write(
+    path: &Path,
+    layout: &Layout,
+    produce: &mut dyn FnMut(Take<'_>) -> Result<()>,
+) -> Result<u64> {
+    let mut n_rows = 0;
+    fsx::write_durable_with(path, |file| {
+        let mut proof = Proof::default();
+        write_groups(file, layout, &mut proof, produce)?;
+        n_rows = proof.n_rows;
+        read_back(file, layout, proof)
+    })?;
+    Ok(n_rows)
+}
+
+fn write_groups(
+    file: &File,
+    layout: &Layout,
+    proof: &mut Proof,
+    produce: &mut dyn FnMut(Take<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut writer: Option<BatchedWriter<&File>> = None;
+    produce(&mut |sorted| {
+        for part in sorted.order.chunks(GROUP_ROWS) {
+            part.iter().for_each(|idx| proof.add(sorted.rows.row(*idx as usize)));
+            let frame = frame_of(&sorted.rows, part, layout)?;
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                None => writer.insert(
+                    ParquetWriter::new(file)
+                        .with_compression(ParquetCompression::Zstd(None))
+                        .with_key_value_metadata(Some(KeyValueMetadata::from_static(layout.metadata.clone())))
+                        .batched(frame.schema())
+                        .map_err(|error| anyhow!("{error}"))?,
+                ),
+            };
+            writer.write_batch(&frame).map_err(|error| anyhow!("{error}"))?;
+        }
+        Ok(())
+    })?;
+    let writer = writer.context("a day file needs rows")?;
+    writer.finish().map_err(|error| anyhow!("{error}"))?;
+    Ok(())
+}
+
+fn frame_of(rows: &Rows, order: &[u32], layout: &Layout) -> Result<DataFrame> {
+    let order = || order.iter().map(|idx| *idx as usize);
+    let texts = |name: &str, ids: &[u32]| {
+        let texts: Vec<Option<&str>> = order().map(|idx| rows.texts.get(ids[idx])).collect();
+        Column::new(PlSmallStr::from_str(name), texts)
+    };
+    let times: Vec<i64> = order().map(|idx| rows.time_ms[idx]).collect();
+    let mut columns = vec![time_column("timestamp", times), texts("server_name", &rows.server)];
+    if layout.has_profile {
+        columns.push(texts("profile", &rows.profile));
+    }
+    if layout.has_status {
+        columns.push(texts("status", &rows.status));
+    }
+    for (metric, name) in layout.metrics.iter().enumerate() {
+        let values = order().map(|idx| rows.values[idx * rows.n_metrics + metric]);
+        columns.push(float_column(name, values));
+    }
+    DataFrame::new(order().len(), columns).map_err(|error| anyhow!("{error}"))
+}
+
+/// A column of times in ms, UTC.
+pub(super) fn time_column(name: &str, times_ms: Vec<i64>) -> Column {
+    Int64Chunked::from_vec(PlSmallStr::from_str(name), times_ms)
+        .into_datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC))
+        .into_series()
+        .into_column()
+}
+
+/// A column of float32 with null for NaN.
+pub(super) fn float_column(name: &str, values: impl Iterator<Item = f32>) -> Column {
+    let options = values.map(|value| (!value.is_nan()).then_some(value));
+    Float32Chunked::from_iter_options(PlSmallStr::from_str(name), options).into_series().into_column()
+}
+
+fn read_back(file: &File, layout: &Layout, written: Proof) -> Result<()> {
+    let mut found = Proof::default();
+    let mut reader = ParquetFile::of(file.try_clone()?).context("read it back")?;
+    let n_without_key = reader
+        .read_rows(&layout.metrics, None, &mut |rows| {
+            (0..rows.len()).for_each(|idx| found.add(rows.row(idx)));
+            Ok(())
+        })
+        .context("read it back")?;
+    ensure!(
+        n_without_key == 0 && written.says() == found.says(),
+        "what was read back is not what was written"
+    );
+    Ok(())
+}

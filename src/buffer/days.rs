@@ -1,0 +1,286 @@
+//! The reading side: which days have data, where their rows lie, and their step aggregates.
+//!
+//! A day file that this program sealed for the site's zone holds exactly its day. Other files (a buffer from
+//! elsewhere, mostly cut at UTC midnight, or days sealed before the zone was changed) may hold rows of a
+//! neighbouring day, so they are consulted for up to two days around their name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use chrono::{Days, NaiveDate};
+use serde::Serialize;
+
+use crate::calendar;
+use crate::error::HintExt;
+use crate::fsx;
+
+use super::Buffer;
+use super::day_file::{self, ZONE_KEY};
+use super::merge::{self, DayInputs, Survey};
+use super::parquet_rows::ParquetFile;
+use super::segment;
+use super::step_cache::{self, FileId, SourceDigest, StepsKey};
+use super::step_table::StepTable;
+use super::steps::StepBuilder;
+
+/// A day with data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Day {
+    pub date: NaiveDate,
+    /// The sealed file of that name; `None` if the day is only open, or its rows lie in neighbouring files.
+    pub path: Option<PathBuf>,
+    /// Whether it has segments that are not sealed yet.
+    pub is_open: bool,
+}
+
+/// How far from its name a file that was cut elsewhere may hold rows, in days.
+const REACH_DAYS: u64 = 2;
+/// How often a read starts anew because a rotation moved the rows meanwhile.
+const MAX_ATTEMPTS: usize = 10;
+
+/// Where the rows of one day lie at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct DaySources {
+    pub sealed: Vec<FileId>,
+    pub segments: Vec<PathBuf>,
+    pub bounds: (i64, i64),
+}
+
+impl DaySources {
+    pub fn inputs(&self) -> DayInputs {
+        DayInputs {
+            sealed: self.sealed.iter().map(|file| file.path.clone()).collect(),
+            segments: self.segments.clone(),
+            bounds: Some(self.bounds),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sealed.is_empty() && self.segments.is_empty()
+    }
+
+    /// Whether nothing that was read has been sealed or replaced since; rows that were added do not matter.
+    fn holds_in(&self, later: &DaySources) -> bool {
+        self.sealed == later.sealed && self.segments.iter().all(|path| later.segments.contains(path))
+    }
+}
+
+/// What reading a day gave: the aggregates, and the rows per source (sealed files, then segments).
+struct Aggregated {
+    table: StepTable,
+    n_rows: Vec<u64>,
+}
+
+impl Buffer {
+    /// Every day with data, ascending.
+    ///
+    /// A file whose footer cannot be read counts as its day: [`Buffer::read_steps`] then says what is wrong.
+    pub fn days(&self) -> Result<Vec<Day>> {
+        let files = day_file::list(&self.dir)?;
+        let mut dates: BTreeSet<NaiveDate> = BTreeSet::new();
+        for (date, path) in &files {
+            match ParquetFile::open(path) {
+                Ok(file) if !self.is_cut_here(&file) => dates.extend(self.dates_in(&file, *date)),
+                _ => drop(dates.insert(*date)),
+            }
+        }
+        let open = self.open_dates()?;
+        dates.extend(open.keys().copied());
+        let day = |date: NaiveDate| Day {
+            date,
+            path: files.get(&date).cloned(),
+            is_open: open.contains_key(&date),
+        };
+        Ok(dates.into_iter().map(day).collect())
+    }
+
+    /// The step aggregates of `day`: exactly the rows whose event time falls on it in the site's zone.
+    ///
+    /// Kept on disk for days without open segments, and rebuilt when anything they depend on changed. The table
+    /// is empty if the day has no data. Memory is bounded by the aggregates and one sorting budget.
+    ///
+    /// - Errors: a day file or a segment cannot be read; it is named.
+    pub fn read_steps(&self, day: NaiveDate) -> Result<StepTable> {
+        Ok(self.read_day(day)?.0)
+    }
+
+    /// The files behind [`Buffer::read_steps`] of `day`, with their sha256.
+    pub fn source_digests(&self, day: NaiveDate) -> Result<Vec<SourceDigest>> {
+        Ok(self.read_day(day)?.1)
+    }
+
+    /// Both of the above. Starts anew when a rotation moves rows from segments to the day file meanwhile.
+    fn read_day(&self, day: NaiveDate) -> Result<(StepTable, Vec<SourceDigest>)> {
+        let read = || {
+            for _ in 0..MAX_ATTEMPTS {
+                let sources = self.sources_of(day)?;
+                let outcome = self.read_sources(day, &sources);
+                if sources.holds_in(&self.sources_of(day)?) {
+                    return outcome;
+                }
+            }
+            bail!("its files changed each of {MAX_ATTEMPTS} times they were read")
+        };
+        read().with_context(|| format!("read day {day}"))
+    }
+
+    fn read_sources(&self, day: NaiveDate, sources: &DaySources) -> Result<(StepTable, Vec<SourceDigest>)> {
+        if sources.is_empty() {
+            let values = vec![Vec::new(); self.schema.metrics.len()];
+            return Ok((StepTable { step_secs: self.step_secs, values, ..StepTable::default() }, Vec::new()));
+        }
+        let cache = step_cache::path(&self.steps_dir, day);
+        let zone = self.zone.to_string();
+        let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
+        let is_sealed = sources.segments.is_empty();
+        if is_sealed && let Some(fresh) = step_cache::fresh(&cache, &key) {
+            return Ok((fresh.read(&self.metric_names())?, fresh.sources));
+        }
+        let aggregated = self.aggregate(sources)?;
+        let digests = self.digest(sources, &aggregated.n_rows)?;
+        if is_sealed && sources.holds_in(&self.sources_of(day)?) {
+            step_cache::write(&cache, &aggregated.table, &self.metric_names(), &key, &digests)?;
+        }
+        Ok((aggregated.table, digests))
+    }
+
+    /// Makes sure that the aggregates of a sealed day are on disk; true if they had to be made.
+    pub(super) fn ensure_steps(&self, day: NaiveDate) -> Result<bool> {
+        let sources = self.sources_of(day)?;
+        if sources.sealed.is_empty() || !sources.segments.is_empty() {
+            return Ok(false);
+        }
+        let zone = self.zone.to_string();
+        let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
+        if step_cache::fresh(&step_cache::path(&self.steps_dir, day), &key).is_some() {
+            return Ok(false);
+        }
+        self.read_day(day).map(|_| true)
+    }
+
+    /// Where the rows of `day` lie now.
+    pub(super) fn sources_of(&self, day: NaiveDate) -> Result<DaySources> {
+        let bounds = calendar::day_bounds_ms(day, self.zone);
+        let mut sealed = Vec::new();
+        for date in calendar::days_between(day - Days::new(REACH_DAYS), day + Days::new(REACH_DAYS + 1)) {
+            let path = day_file::path(&self.dir, date);
+            if path.exists() && self.may_hold(&path, date, day, bounds)? {
+                sealed.push(FileId::of(&path)?);
+            }
+        }
+        let segments = segment::list(&segment::day_dir(&self.open_dir, day))?;
+        Ok(DaySources { sealed, segments, bounds })
+    }
+
+    /// Whether the file of `date` may have rows of `day`.
+    fn may_hold(&self, path: &Path, date: NaiveDate, day: NaiveDate, bounds: (i64, i64)) -> Result<bool> {
+        let file = match ParquetFile::open(path) {
+            Ok(file) => file,
+            // A neighbour that cannot be read is that day's problem.
+            Err(_) if date != day => return Ok(false),
+            Err(error) => {
+                let hint = || format!("set {} aside or restore it from a copy", path.display());
+                return Err(error).hint(hint);
+            }
+        };
+        if self.is_cut_here(&file) {
+            return Ok(date == day);
+        }
+        let is_inside = |(min, max): (i64, i64)| max >= bounds.0 && min < bounds.1;
+        Ok(file.time_range_ms().map_or(date == day, is_inside))
+    }
+
+    /// Whether a day file holds exactly its day: sealed by this program for this zone.
+    fn is_cut_here(&self, file: &ParquetFile) -> bool {
+        file.value_of(ZONE_KEY) == Some(self.zone.name())
+    }
+
+    /// The days that a file cut elsewhere has rows of, near its name.
+    fn dates_in(&self, file: &ParquetFile, date: NaiveDate) -> Vec<NaiveDate> {
+        let Some((min, max)) = file.time_range_ms() else { return vec![date] };
+        let first = calendar::day_of(min, self.zone).max(date - Days::new(REACH_DAYS));
+        let last = calendar::day_of(max, self.zone).min(date + Days::new(REACH_DAYS));
+        calendar::days_between(first, last + Days::new(1)).collect()
+    }
+
+    /// The open days, each with its folder.
+    pub(super) fn open_dates(&self) -> Result<BTreeMap<NaiveDate, PathBuf>> {
+        let entries = match fs::read_dir(&self.open_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            entries => entries.with_context(|| format!("list {}", self.open_dir.display()))?,
+        };
+        let mut dates = BTreeMap::new();
+        for entry in entries {
+            let path = entry.with_context(|| format!("list {}", self.open_dir.display()))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Ok(date) = name.parse() else { continue };
+            if !segment::list(&path)?.is_empty() {
+                dates.insert(date, path);
+            }
+        }
+        Ok(dates)
+    }
+
+    /// Aggregates as it reads, if the rows allow it; else sorts them first.
+    fn aggregate(&self, sources: &DaySources) -> Result<Aggregated> {
+        if sources.segments.is_empty()
+            && let Some(aggregated) = self.aggregate_in_file_order(sources)?
+        {
+            return Ok(aggregated);
+        }
+        self.aggregate_sorted(sources)
+    }
+
+    /// The fast way: `None` if the rows of some server are not in strictly ascending order of time.
+    fn aggregate_in_file_order(&self, sources: &DaySources) -> Result<Option<Aggregated>> {
+        let mut builder = StepBuilder::new(&self.schema, self.step_secs);
+        let metrics = self.metric_names();
+        let mut n_rows = Vec::new();
+        let mut is_ordered = true;
+        for file in &sources.sealed {
+            let mut n_in_file = 0;
+            ParquetFile::open(&file.path)?
+                .read_rows(&metrics, Some(sources.bounds), &mut |rows| {
+                    n_in_file += rows.len() as u64;
+                    is_ordered = is_ordered && (0..rows.len()).all(|idx| builder.push(rows.row(idx)));
+                    Ok(())
+                })
+                .with_context(|| format!("read {}", file.path.display()))?;
+            if !is_ordered {
+                return Ok(None);
+            }
+            n_rows.push(n_in_file);
+        }
+        Ok(Some(Aggregated { table: builder.finish(), n_rows }))
+    }
+
+    /// The slow way, for rows in any order and with duplicates.
+    fn aggregate_sorted(&self, sources: &DaySources) -> Result<Aggregated> {
+        let inputs = sources.inputs();
+        let metrics = self.metric_names();
+        let survey = Survey::of(&inputs, &metrics)?;
+        let mut builder = StepBuilder::new(&self.schema, self.step_secs);
+        merge::for_each_sorted(&inputs, &survey, &metrics, &mut |sorted| {
+            for idx in &sorted.order {
+                let is_taken = builder.push(sorted.rows.row(*idx as usize));
+                debug_assert!(is_taken, "sorted rows ascend");
+            }
+            Ok(())
+        })?;
+        let n_rows = survey.n_sealed_rows.iter().chain(&survey.n_segment_rows).copied().collect();
+        Ok(Aggregated { table: builder.finish(), n_rows })
+    }
+
+    fn digest(&self, sources: &DaySources, n_rows: &[u64]) -> Result<Vec<SourceDigest>> {
+        let sealed = sources.sealed.iter().map(|file| &file.path);
+        let paths = sealed.chain(&sources.segments);
+        let digest = |(path, n_rows): (&PathBuf, &u64)| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok(SourceDigest { file, sha256: fsx::sha256_file(path)?, n_rows: *n_rows })
+        };
+        paths.zip(n_rows).map(digest).collect()
+    }
+}

@@ -1,0 +1,158 @@
+//! The writing side of the open days: rows go to the segment of the day their event time belongs to.
+//!
+//! Rows wait in memory until a block is full; [`OpenDays::acknowledge`] makes all of them durable. Each process
+//! writes segments of its own, so appenders do not wait for each other. A segment is ended when it is large or
+//! old, or when its day is over and no row came for a while, so that a rotation can take it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use chrono::NaiveDate;
+use chrono_tz::Tz;
+
+use crate::calendar;
+
+use super::Buffer;
+use super::day_file;
+use super::rows::{Row, Rows};
+use super::segment::SegmentWriter;
+
+/// Rows that wait in memory, over all days.
+const BLOCK_ROWS: usize = 8192;
+const SEGMENT_BYTES: u64 = 64 << 20;
+const SEGMENT_AGE: Duration = Duration::from_secs(15 * 60);
+/// A segment of a day that is over ends after this long without rows, or this old.
+const OVER_IDLE: Duration = Duration::from_secs(5);
+const OVER_AGE: Duration = Duration::from_secs(60);
+/// Segments written at the same time; a backfill of many days ends some and begins new ones.
+const MAX_WRITERS: usize = 64;
+
+struct OpenDay {
+    rows: Rows,
+    writer: Option<SegmentWriter>,
+    is_dirty: bool,
+    is_sealed: bool,
+    written_at: Instant,
+}
+
+/// The open days of one appender.
+pub(super) struct OpenDays<'a> {
+    open_dir: &'a Path,
+    buffer_dir: &'a Path,
+    zone: Tz,
+    metrics: Vec<String>,
+    schema_digest: String,
+    days: BTreeMap<NaiveDate, OpenDay>,
+    n_waiting: usize,
+    /// The day of the last row with its bounds: rows mostly come in order.
+    current: Option<(i64, i64, NaiveDate)>,
+}
+
+impl<'a> OpenDays<'a> {
+    pub fn new(buffer: &'a Buffer) -> Self {
+        Self {
+            open_dir: &buffer.open_dir,
+            buffer_dir: &buffer.dir,
+            zone: buffer.zone,
+            metrics: buffer.metric_names(),
+            schema_digest: buffer.schema.digest(),
+            days: BTreeMap::new(),
+            n_waiting: 0,
+            current: None,
+        }
+    }
+
+    /// Takes a row; returns its day, and whether that day is sealed already.
+    pub fn push(&mut self, row: Row<'_>, now_ms: i64) -> Result<(NaiveDate, bool)> {
+        let date = self.date_of(row.time_ms);
+        let n_metrics = self.metrics.len();
+        let buffer_dir = self.buffer_dir;
+        let day = self.days.entry(date).or_insert_with(|| OpenDay {
+            rows: Rows::new(n_metrics),
+            writer: None,
+            is_dirty: false,
+            is_sealed: day_file::path(buffer_dir, date).exists(),
+            written_at: Instant::now(),
+        });
+        day.rows.push(row);
+        let is_sealed = day.is_sealed;
+        self.n_waiting += 1;
+        if self.n_waiting >= BLOCK_ROWS {
+            self.write_blocks(now_ms)?;
+        }
+        Ok((date, is_sealed))
+    }
+
+    fn date_of(&mut self, time_ms: i64) -> NaiveDate {
+        match self.current {
+            Some((start, end, date)) if (start..end).contains(&time_ms) => date,
+            _ => {
+                let date = calendar::day_of(time_ms, self.zone);
+                let (start, end) = calendar::day_bounds_ms(date, self.zone);
+                self.current = Some((start, end, date));
+                date
+            }
+        }
+    }
+
+    /// Writes what waits; it is durable after [`OpenDays::acknowledge`].
+    fn write_blocks(&mut self, now_ms: i64) -> Result<()> {
+        for (date, day) in &mut self.days {
+            if day.rows.is_empty() {
+                continue;
+            }
+            let writer = match &mut day.writer {
+                Some(writer) => writer,
+                None => day.writer.insert(SegmentWriter::create(
+                    self.open_dir,
+                    *date,
+                    &self.metrics,
+                    &self.schema_digest,
+                )?),
+            };
+            writer.append(&day.rows, now_ms)?;
+            day.rows.clear();
+            day.is_dirty = true;
+            day.written_at = Instant::now();
+        }
+        self.n_waiting = 0;
+        if self.days.values().filter(|day| day.writer.is_some()).count() > MAX_WRITERS {
+            self.sync()?;
+            self.days.values_mut().for_each(|day| day.writer = None);
+        }
+        Ok(())
+    }
+
+    /// Makes every row taken so far durable.
+    pub fn acknowledge(&mut self, now_ms: i64) -> Result<()> {
+        self.write_blocks(now_ms)?;
+        self.sync()?;
+        let today = calendar::day_of(now_ms, self.zone);
+        for (date, day) in &mut self.days {
+            let is_over = *date < today;
+            let is_done = day.writer.as_ref().is_some_and(|writer| {
+                let age = writer.begun.elapsed();
+                let is_full = writer.size_bytes >= SEGMENT_BYTES || age >= SEGMENT_AGE;
+                is_full || (is_over && (day.written_at.elapsed() >= OVER_IDLE || age >= OVER_AGE))
+            });
+            if is_done {
+                day.writer = None;
+            }
+        }
+        // Days without a segment are forgotten, so that a day sealed meanwhile is noticed.
+        self.days.retain(|_, day| day.writer.is_some());
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        for day in self.days.values_mut().filter(|day| day.is_dirty) {
+            if let Some(writer) = &mut day.writer {
+                writer.sync()?;
+            }
+            day.is_dirty = false;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! Which sealed days may go: decided as a list, then done.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use chrono::{Days, NaiveDate};
+use serde::Serialize;
+
+use crate::platform;
+
+/// Deleted files have this before their name until they are gone.
+const ASIDE_PREFIX: &str = ".deleted-";
+
+/// What happens to one sealed day, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RetentionDecision {
+    pub date: NaiveDate,
+    pub delete: bool,
+    pub reason: String,
+}
+
+/// Decides about every sealed day; `today` is the date of the site's zone.
+///
+/// Days more than `retention_days` before today go. Days in the future stay. Where that would delete every day
+/// (a clock that is years ahead, a buffer that was asleep), nothing is deleted.
+pub fn plan_retention(days: &[NaiveDate], today: NaiveDate, retention_days: u32) -> Vec<RetentionDecision> {
+    let oldest_kept = today - Days::new(u64::from(retention_days));
+    let is_old = |date: NaiveDate| date < oldest_kept;
+    let would_delete_all = !days.is_empty() && days.iter().all(|date| is_old(*date));
+    let decide = |date: &NaiveDate| {
+        let age_days = (today - *date).num_days();
+        let (delete, reason) = if *date > today {
+            (false, "its date lies in the future".to_owned())
+        } else if !is_old(*date) {
+            (false, format!("{age_days} days old, {retention_days} are kept"))
+        } else if would_delete_all {
+            (false, format!("{age_days} days old, but the policy would delete every day"))
+        } else {
+            (true, format!("{age_days} days old, {retention_days} are kept"))
+        };
+        RetentionDecision { date: *date, delete, reason }
+    };
+    days.iter().map(decide).collect()
+}
+
+/// Whether the plan keeps days only because it would have deleted all.
+pub(super) fn is_refused(plan: &[RetentionDecision]) -> bool {
+    plan.iter().any(|decision| !decision.delete && decision.reason.contains("every day"))
+}
+
+/// Deletes a file in two steps, so that a crash leaves it whole or under a name that no reader looks at.
+pub(super) fn delete(path: &Path) -> Result<()> {
+    let folder = path.parent().context("a file needs a folder")?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside: PathBuf = folder.join(format!("{ASIDE_PREFIX}{name}"));
+    fs::rename(path, &aside).with_context(|| format!("set {} aside", path.display()))?;
+    platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))?;
+    fs::remove_file(&aside).with_context(|| format!("remove {}", aside.display()))
+}
+
+/// Removes what a crash between the two steps left.
+pub(super) fn sweep(dir: &Path) -> Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let path = entry.with_context(|| format!("list {}", dir.display()))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(ASIDE_PREFIX) {
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn case(days: &[&str], today: &str, retention_days: u32, deleted: &[&str]) {
+        let days: Vec<NaiveDate> = days.iter().map(|day| day.parse().unwrap()).collect();
+        let plan = plan_retention(&days, today.parse().unwrap(), retention_days);
+        assert_eq!(plan.len(), days.len());
+        let found: Vec<String> = plan.iter().filter(|d| d.delete).map(|d| d.date.to_string()).collect();
+        assert_eq!(found, deleted);
+    }
+
+    #[test]
+    fn old_days_go_and_nothing_else() {
+        let days = ["2024-01-01", "2024-01-09", "2024-01-10", "2024-01-20", "2024-02-01"];
+        case(&days, "2024-01-20", 10, &["2024-01-01", "2024-01-09"]);
+        case(&days, "2024-01-20", 60, &[]);
+        case(&days, "2024-01-20", 0, &["2024-01-01", "2024-01-09", "2024-01-10"]);
+        case(&[], "2024-01-20", 10, &[]);
+    }
+
+    #[test]
+    fn a_policy_that_would_delete_everything_deletes_nothing() {
+        case(&["2024-01-01", "2024-01-02"], "2034-01-01", 60, &[]);
+        let days = ["2024-01-01".parse().unwrap()];
+        assert!(is_refused(&plan_retention(&days, "2034-01-01".parse().unwrap(), 60)));
+        assert!(!is_refused(&plan_retention(&days, "2024-01-05".parse().unwrap(), 60)));
+    }
+
+    #[test]
+    fn every_decision_has_a_reason() {
+        let days: Vec<NaiveDate> =
+            ["2024-01-01", "2024-01-10", "2024-02-01"].map(|day| day.parse().unwrap()).to_vec();
+        let plan = plan_retention(&days, "2024-01-20".parse().unwrap(), 15);
+        let reasons: Vec<&str> = plan.iter().map(|decision| decision.reason.as_str()).collect();
+        assert_eq!(
+            reasons,
+            ["19 days old, 15 are kept", "10 days old, 15 are kept", "its date lies in the future"]
+        );
+    }
+
+    #[test]
+    fn a_crash_between_the_two_steps_leaves_nothing_behind_the_next_sweep() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics_2024-01-01.parquet");
+        fs::write(&path, b"x").unwrap();
+        fs::write(dir.path().join(".deleted-metrics_2023-12-31.parquet"), b"x").unwrap();
+        delete(&path).unwrap();
+        sweep(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,391 @@
+//! `buffer rotate`: seals the days that are over, aggregates them, and lets old days go.
+//!
+//! A day is sealed in this order: its finished segments are claimed; their rows are merged with the sealed file, if
+//! there is one; the new file is written aside, read back, synced and renamed; only then the segments are
+//! deleted. A kill between any two steps leaves all rows readable, and the next rotation ends the work (rows that
+//! are in both places then are the same rows, and resolved as duplicates).
+//!
+//! A segment that a live process still writes is left for the next rotation. Rotations exclude each other by
+//! `open/.rotate.lock`; appenders and readers never wait for one.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Days, NaiveDate, Utc};
+use serde::Serialize;
+
+use crate::calendar;
+use crate::fsx::{self, Lock};
+use crate::platform;
+use crate::progress::{Progress, Tick};
+
+use super::Buffer;
+use super::day_file::{self, Layout};
+use super::merge::{self, DayInputs, Survey};
+use super::quarantine;
+use super::retention::{self, RetentionDecision, plan_retention};
+use super::segment::{self, remove_if_exists};
+use super::step_cache;
+
+/// How long a rotation waits for another one.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+
+/// How to rotate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RotateOptions {
+    /// Seals today so far, too.
+    pub include_open: bool,
+    /// Says what would be done, and touches nothing.
+    pub dry_run: bool,
+}
+
+/// One day that is to be sealed: the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SealPlan {
+    pub date: NaiveDate,
+    /// Segments that get no more rows and are merged.
+    pub n_segments: usize,
+    /// Segments that a running process still writes; they wait for the next rotation.
+    pub n_live_segments: usize,
+    /// Bytes of the finished segments.
+    pub size_bytes: u64,
+    /// Whether the day is sealed already and late rows are merged.
+    pub is_merge: bool,
+    pub reason: String,
+    #[serde(skip)]
+    segments: Vec<PathBuf>,
+}
+
+/// One day that was sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SealedDay {
+    pub date: NaiveDate,
+    /// Rows in the day file now.
+    pub n_rows: u64,
+    /// Rows dropped because a later row had the same server and time.
+    pub n_duplicates: u64,
+    /// Rows dropped from a foreign-made file because they had no time or no server.
+    pub n_without_key: u64,
+    pub n_servers: usize,
+    /// Segments merged and deleted.
+    pub n_segments: usize,
+    /// Length of the day file; 0 if the day turned out to have no rows and got none.
+    pub size_bytes: u64,
+    pub is_merge: bool,
+    /// Unreadable bytes at the ends of segments; the damaged segments lie in quarantine.
+    pub n_bytes_cut: u64,
+}
+
+/// A day that could not be dealt with; its data is where it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DayFailure {
+    pub date: NaiveDate,
+    pub error: String,
+}
+
+/// What a rotation did, or with `dry_run` would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RotateReport {
+    pub is_dry_run: bool,
+    /// A buffer from elsewhere gets step aggregates only.
+    pub is_foreign: bool,
+    pub planned: Vec<SealPlan>,
+    pub sealed: Vec<SealedDay>,
+    /// Days whose step aggregates were made.
+    pub steps_written: Vec<NaiveDate>,
+    /// One decision per sealed day.
+    pub retention: Vec<RetentionDecision>,
+    pub n_days_deleted: usize,
+    /// Days that failed; the others were dealt with nevertheless. Not empty: the command failed.
+    pub failed: Vec<DayFailure>,
+    pub warnings: Vec<String>,
+    pub duration_secs: f64,
+}
+
+impl Buffer {
+    /// Seals, aggregates and deletes as of `now`; doing it again changes nothing.
+    ///
+    /// One damaged day does not hold up the others: look at [`RotateReport::failed`].
+    ///
+    /// - Errors: another rotation runs for longer than a minute (`LockHeld`), or the folders cannot be listed.
+    pub fn rotate(
+        &self,
+        options: &RotateOptions,
+        now: DateTime<Utc>,
+        progress: &dyn Progress,
+    ) -> Result<RotateReport> {
+        let started = Instant::now();
+        let today = now.with_timezone(&self.zone).date_naive();
+        let mut report = RotateReport {
+            is_dry_run: options.dry_run,
+            is_foreign: self.is_foreign,
+            ..RotateReport::default()
+        };
+        progress.stage("rotate");
+        let _lock = self.lock_rotation(options, now)?;
+        if !self.is_foreign {
+            report.planned = self.plan_seals(today, options)?;
+        }
+        if !options.dry_run {
+            self.apply_seals(&mut report, progress);
+            self.write_steps(&mut report, progress)?;
+        }
+        if !self.is_foreign {
+            self.retain(&mut report, today, options)?;
+        }
+        report.warnings.iter().for_each(|warning| progress.warn(warning));
+        report.duration_secs = started.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    fn lock_rotation(&self, options: &RotateOptions, now: DateTime<Utc>) -> Result<Option<Lock>> {
+        if options.dry_run {
+            return Ok(None);
+        }
+        let holder = format!("pid {} rotating since {}", std::process::id(), now.to_rfc3339());
+        Lock::acquire_within(&self.open_dir.join(".rotate.lock"), &holder, LOCK_WAIT).map(Some)
+    }
+
+    /// Which days are to be sealed from which segments.
+    ///
+    /// While it looks, no appender can begin a segment; a segment without a live writer stays that way.
+    pub(super) fn plan_seals(&self, today: NaiveDate, options: &RotateOptions) -> Result<Vec<SealPlan>> {
+        let _guard = if options.dry_run {
+            None
+        } else {
+            let guard = segment::segments_lock(&self.open_dir)?;
+            guard.lock().with_context(|| format!("lock {}", self.open_dir.display()))?;
+            Some(guard)
+        };
+        let end = if options.include_open { today + Days::new(1) } else { today };
+        let mut plans = Vec::new();
+        for (date, dir) in self.open_dates()?.range(..end) {
+            let (segments, n_live_segments) = if options.dry_run {
+                let (live, finished) = partition_live(segment::list(dir)?)?;
+                (finished, live.len())
+            } else {
+                segment::claim_finished(dir)?
+            };
+            plans.push(self.plan_seal(*date, segments, n_live_segments, today)?);
+        }
+        Ok(plans)
+    }
+
+    fn plan_seal(
+        &self,
+        date: NaiveDate,
+        segments: Vec<PathBuf>,
+        n_live_segments: usize,
+        today: NaiveDate,
+    ) -> Result<SealPlan> {
+        let is_merge = day_file::path(&self.dir, date).exists();
+        let reason = match (segments.is_empty(), is_merge) {
+            (true, _) => "all its segments are still being written",
+            (false, true) => "late rows for a sealed day",
+            (false, false) if date < today => "the day is over",
+            (false, false) => "the open day was asked for",
+        };
+        let mut size_bytes = 0;
+        for path in &segments {
+            size_bytes += fs::metadata(path).with_context(|| format!("read {}", path.display()))?.len();
+        }
+        Ok(SealPlan {
+            date,
+            n_segments: segments.len(),
+            n_live_segments,
+            size_bytes,
+            is_merge,
+            reason: reason.into(),
+            segments,
+        })
+    }
+
+    fn apply_seals(&self, report: &mut RotateReport, progress: &dyn Progress) {
+        let plans: Vec<SealPlan> =
+            report.planned.iter().filter(|plan| plan.n_segments > 0).cloned().collect();
+        for (done, plan) in plans.iter().enumerate() {
+            let (done, total) = (done as u64, plans.len() as u64);
+            let detail = plan.date.to_string();
+            progress.tick(&Tick { stage: "seal", done, total, unit: "days", detail });
+            let sealed = self.write_sealed(plan).and_then(|sealed| {
+                self.drop_segments(plan)?;
+                Ok(sealed)
+            });
+            match sealed {
+                Ok(sealed) => report.sealed.push(sealed),
+                Err(error) => report.fail(plan.date, "seal", &error),
+            }
+        }
+        for sealed in report.sealed.iter().filter(|sealed| sealed.n_bytes_cut > 0) {
+            let SealedDay { date, n_bytes_cut, .. } = sealed;
+            report.warnings.push(format!(
+                "{date}: {n_bytes_cut} bytes at the end of segments were torn; the segments are in quarantine"
+            ));
+        }
+    }
+
+    /// Merges what the plan names into the day file; the segments stay.
+    pub(super) fn write_sealed(&self, plan: &SealPlan) -> Result<SealedDay> {
+        let path = day_file::path(&self.dir, plan.date);
+        let sealed = if path.exists() { vec![path.clone()] } else { Vec::new() };
+        let inputs = DayInputs { sealed, segments: plan.segments.clone(), bounds: None };
+        let survey = Survey::of(&inputs, &self.metric_names())?;
+        self.keep_damaged(plan.date, &survey)?;
+        let mut day = SealedDay {
+            date: plan.date,
+            n_rows: 0,
+            n_duplicates: 0,
+            n_without_key: survey.n_without_key,
+            n_servers: survey.servers.len(),
+            n_segments: plan.segments.len(),
+            size_bytes: 0,
+            is_merge: plan.is_merge,
+            n_bytes_cut: survey.cut.iter().map(|(_, n_bytes)| n_bytes).sum(),
+        };
+        if survey.n_rows() > 0 {
+            let layout = self.layout_of(plan.date, &survey);
+            day.n_rows = day_file::write(&path, &layout, &mut |each| {
+                day.n_duplicates = merge::for_each_sorted(&inputs, &survey, &layout.metrics, each)?;
+                Ok(())
+            })?;
+            day.size_bytes = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
+        }
+        Ok(day)
+    }
+
+    fn layout_of(&self, date: NaiveDate, survey: &Survey) -> Layout {
+        let mut metadata = vec![
+            ("tftctl.format".to_owned(), "1".to_owned()),
+            ("tftctl.schema_digest".to_owned(), self.schema.digest()),
+            (day_file::SERVERS_KEY.to_owned(), survey.servers.len().to_string()),
+        ];
+        // Only a file with no row of another day may claim to be cut by this zone.
+        let (start, end) = calendar::day_bounds_ms(date, self.zone);
+        if survey.time_range_ms.is_some_and(|(min, max)| min >= start && max < end) {
+            metadata.push((day_file::ZONE_KEY.to_owned(), self.zone.name().to_owned()));
+        }
+        Layout {
+            metrics: survey.columns.clone(),
+            has_profile: survey.has_profile,
+            has_status: survey.has_status,
+            metadata,
+        }
+    }
+
+    /// Copies segments with unreadable bytes to quarantine before they are deleted.
+    fn keep_damaged(&self, date: NaiveDate, survey: &Survey) -> Result<()> {
+        for (path, _) in &survey.cut {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let copy = self.quarantine_dir.join("segments").join(format!("{date}-{name}"));
+            fsx::write_durable_with(&copy, |file| {
+                let mut source = fs::File::open(path).with_context(|| format!("read {}", path.display()))?;
+                std::io::copy(&mut source, file)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the segments whose rows are in the day file now.
+    pub(super) fn drop_segments(&self, plan: &SealPlan) -> Result<()> {
+        for path in &plan.segments {
+            fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+        }
+        let guard = segment::segments_lock(&self.open_dir)?;
+        guard.lock().with_context(|| format!("lock {}", self.open_dir.display()))?;
+        let dir = segment::day_dir(&self.open_dir, plan.date);
+        let is_empty =
+            fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?.next().is_none();
+        if is_empty {
+            fs::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
+        }
+        platform::sync_dir(&self.open_dir).with_context(|| format!("sync {}", self.open_dir.display()))
+    }
+
+    /// Aggregates every sealed day that has no fresh aggregates.
+    fn write_steps(&self, report: &mut RotateReport, progress: &dyn Progress) -> Result<()> {
+        let days = self.days()?;
+        for (done, day) in days.iter().enumerate() {
+            let (done, total) = (done as u64, days.len() as u64);
+            let detail = day.date.to_string();
+            progress.tick(&Tick { stage: "aggregate", done, total, unit: "days", detail });
+            match self.ensure_steps(day.date) {
+                Ok(true) => report.steps_written.push(day.date),
+                Ok(false) => {}
+                Err(error) => report.fail(day.date, "aggregate", &error),
+            }
+        }
+        self.drop_orphan_steps(&days.iter().map(|day| day.date).collect::<Vec<_>>())
+    }
+
+    /// Aggregates of days that are gone go, too.
+    fn drop_orphan_steps(&self, days: &[NaiveDate]) -> Result<()> {
+        if !self.steps_dir.is_dir() {
+            return Ok(());
+        }
+        let dir = &self.steps_dir;
+        for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+            let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+            let date = entry.file_name().to_str().and_then(step_cache::date_of);
+            if date.is_some_and(|date| !days.contains(&date)) {
+                remove_if_exists(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn retain(&self, report: &mut RotateReport, today: NaiveDate, options: &RotateOptions) -> Result<()> {
+        let files = day_file::list(&self.dir)?;
+        let mut days: Vec<NaiveDate> = files.keys().copied().collect();
+        if options.dry_run {
+            days.extend(report.planned.iter().filter(|plan| plan.n_segments > 0).map(|plan| plan.date));
+            days.sort_unstable();
+            days.dedup();
+        }
+        report.retention = plan_retention(&days, today, self.retention_days);
+        if retention::is_refused(&report.retention) {
+            report.warnings.push(format!(
+                "data_retention_days = {} would delete every day as of {today}; nothing was deleted",
+                self.retention_days
+            ));
+        }
+        if options.dry_run {
+            return Ok(());
+        }
+        retention::sweep(&self.dir)?;
+        for decision in report.retention.iter().filter(|decision| decision.delete) {
+            retention::delete(&files[&decision.date])?;
+            remove_if_exists(&step_cache::path(&self.steps_dir, decision.date))?;
+            report.n_days_deleted += 1;
+        }
+        self.drop_old_quarantine(today)
+    }
+
+    fn drop_old_quarantine(&self, today: NaiveDate) -> Result<()> {
+        let oldest_kept = today - Days::new(u64::from(self.retention_days));
+        for (date, path) in quarantine::files(&self.quarantine_dir)? {
+            if date < oldest_kept {
+                remove_if_exists(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RotateReport {
+    fn fail(&mut self, date: NaiveDate, verb: &str, error: &anyhow::Error) {
+        let (message, _) = crate::error::message_and_hint(error);
+        self.warnings.push(format!("{verb} {date}: {message}; the other days go on"));
+        self.failed.push(DayFailure { date, error: format!("{verb}: {message}") });
+    }
+}
+
+fn partition_live(segments: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let mut parts = (Vec::new(), Vec::new());
+    for path in segments {
+        if segment::is_segment_live(&path)? { parts.0.push(path) } else { parts.1.push(path) }
+    }
+    Ok(parts)
+}

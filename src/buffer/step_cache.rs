@@ -1,0 +1,194 @@
+//! Step aggregates on disk: `steps/steps_YYYY-MM-DD.parquet`, derived and rebuilt whenever they do not fit.
+//!
+//! The file's own metadata holds the key (step, schema, zone, and name, length and modification time of every
+//! source file) and the sha256 and row count of each source. A key that differs in anything makes it stale.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use chrono::NaiveDate;
+use polars::prelude::{
+    Column, DataFrame, KeyValueMetadata, ParquetCompression, ParquetReader, ParquetWriter, PlSmallStr,
+    SerReader,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::fsx;
+
+use super::day_file::{float_column, time_column};
+use super::parquet_rows::ParquetFile;
+use super::step_table::{NO_STATUS, StepTable};
+
+const FORMAT: u32 = 1;
+const KEY: &str = "tftctl.steps_key";
+const SOURCES: &str = "tftctl.steps_sources";
+
+/// What a file looked like from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileId {
+    #[serde(skip)]
+    pub path: PathBuf,
+    pub file: String,
+    pub size_bytes: u64,
+    pub modified_ns: u64,
+}
+
+impl FileId {
+    pub fn of(path: &Path) -> Result<Self> {
+        let meta = fs::metadata(path).with_context(|| format!("read {}", path.display()))?;
+        let modified = meta.modified().with_context(|| format!("read {}", path.display()))?;
+        let modified_ns = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { path: path.to_owned(), file, size_bytes: meta.len(), modified_ns })
+    }
+}
+
+/// One file that rows of a day came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceDigest {
+    /// Name of the file, without its folder.
+    pub file: String,
+    pub sha256: String,
+    /// Rows of the day in it, duplicates included.
+    pub n_rows: u64,
+}
+
+/// Everything that the aggregates of a day depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct StepsKey<'a> {
+    pub format: u32,
+    pub step_secs: u32,
+    pub schema_digest: String,
+    pub zone: &'a str,
+    pub sources: &'a [FileId],
+}
+
+impl<'a> StepsKey<'a> {
+    pub fn new(step_secs: u32, schema_digest: String, zone: &'a str, sources: &'a [FileId]) -> Self {
+        Self { format: FORMAT, step_secs, schema_digest, zone, sources }
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).expect("plain data always encodes")
+    }
+}
+
+/// The file of a day in `dir`.
+pub(super) fn path(dir: &Path, date: NaiveDate) -> PathBuf {
+    dir.join(format!("steps_{date}.parquet"))
+}
+
+/// The day a file name stands for.
+pub(super) fn date_of(name: &str) -> Option<NaiveDate> {
+    name.strip_prefix("steps_")?.strip_suffix(".parquet")?.parse().ok()
+}
+
+/// A cache file that fits its key.
+pub(super) struct Fresh {
+    path: PathBuf,
+    step_secs: u32,
+    pub sources: Vec<SourceDigest>,
+}
+
+/// The cache at `path`, if it is there, readable and fits `key`; a damaged one counts as stale.
+pub(super) fn fresh(path: &Path, key: &StepsKey<'_>) -> Option<Fresh> {
+    let file = ParquetFile::open(path).ok()?;
+    if file.value_of(KEY)? != key.text() {
+        return None;
+    }
+    let sources = serde_json::from_str(file.value_of(SOURCES)?).ok()?;
+    Some(Fresh { path: path.to_owned(), step_secs: key.step_secs, sources })
+}
+
+/// Writes the aggregates of a day.
+pub(super) fn write(
+    path: &Path,
+    table: &StepTable,
+    metrics: &[String],
+    key: &StepsKey<'_>,
+    sources: &[SourceDigest],
+) -> Result<()> {
+    let sources = serde_json::to_string(sources).expect("plain data always encodes");
+    let metadata = vec![(KEY.to_owned(), key.text()), (SOURCES.to_owned(), sources)];
+    let mut frame = frame_of(table, metrics)?;
+    fsx::write_durable_with(path, |file| {
+        ParquetWriter::new(file)
+            .with_compression(ParquetCompression::Zstd(None))
+            .with_key_value_metadata(Some(KeyValueMetadata::from_static(metadata)))
+            .finish(&mut frame)
+            .map_err(|error| anyhow!("{error}"))?;
+        Ok(())
+    })
+}
+
+fn frame_of(table: &StepTable, metrics: &[String]) -> Result<DataFrame> {
+    ensure!(metrics.len() == table.values.len(), "a step table must have one column per metric");
+    let column = |name: &str, texts: Vec<Option<&str>>| Column::new(PlSmallStr::from_str(name), texts);
+    let servers = table.server_idx.iter().map(|idx| Some(table.servers[*idx as usize].as_str()));
+    let profiles = table.server_idx.iter().map(|idx| table.profiles[*idx as usize].as_deref());
+    let statuses = table.status_idx.iter().map(|idx| table.statuses.get(*idx as usize).map(String::as_str));
+    let mut columns = vec![
+        time_column("timestamp", table.step_ms.clone()),
+        column("server_name", servers.collect()),
+        column("profile", profiles.collect()),
+        column("status", statuses.collect()),
+        Column::new(PlSmallStr::from_static("n_rows"), table.n_rows.clone()),
+    ];
+    // Prefixed, because a metric may have any name.
+    for (name, values) in metrics.iter().zip(&table.values) {
+        columns.push(float_column(&format!("metric:{name}"), values.iter().copied()));
+    }
+    DataFrame::new(table.len(), columns).map_err(|error| anyhow!("{error}"))
+}
+
+impl Fresh {
+    /// Reads the aggregates.
+    pub fn read(&self, metrics: &[String]) -> Result<StepTable> {
+        let file = fs::File::open(&self.path).with_context(|| format!("read {}", self.path.display()))?;
+        let frame = ParquetReader::new(file).set_rechunk(true).finish();
+        frame
+            .map_err(|error| anyhow!("{error}"))
+            .and_then(|frame| table_of(&frame, self.step_secs, metrics))
+            .with_context(|| format!("read {}", self.path.display()))
+    }
+}
+
+fn table_of(frame: &DataFrame, step_secs: u32, metrics: &[String]) -> Result<StepTable> {
+    let column = |name: &str| frame.column(name).map_err(|error| anyhow!("{error}"));
+    let texts = |name: &str| -> Result<Vec<Option<String>>> {
+        let text = column(name)?.str().map_err(|error| anyhow!("{error}"))?;
+        Ok(text.iter().map(|text| text.map(str::to_owned)).collect())
+    };
+    let mut table = StepTable { step_secs, ..StepTable::default() };
+    let times = column("timestamp")?.to_physical_repr();
+    let times = times.i64().map_err(|error| anyhow!("{error}"))?;
+    table.step_ms = times.iter().map(|time| time.context("a step without a time")).collect::<Result<_>>()?;
+    let counts = column("n_rows")?.u32().map_err(|error| anyhow!("{error}"))?;
+    table.n_rows = counts.iter().map(|n| n.unwrap_or(0)).collect();
+    let profiles = texts("profile")?;
+    for (server, profile) in texts("server_name")?.into_iter().zip(profiles) {
+        let server = server.context("a step without a server")?;
+        if table.servers.last() != Some(&server) {
+            table.servers.push(server);
+            table.profiles.push(profile);
+        }
+        table.server_idx.push(table.servers.len() as u32 - 1);
+    }
+    set_statuses(&mut table, texts("status")?);
+    for name in metrics {
+        let values = column(&format!("metric:{name}"))?.f32().map_err(|error| anyhow!("{error}"))?;
+        table.values.push(values.iter().map(|value| value.unwrap_or(f32::NAN)).collect());
+    }
+    Ok(table)
+}
+
+fn set_statuses(table: &mut StepTable, given: Vec<Option<String>>) {
+    let mut distinct: Vec<String> = given.iter().flatten().cloned().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    table.statuses = distinct;
+    let place = |text: &String| table.statuses.binary_search(text).expect("it is one of them") as u32;
+    table.status_idx = given.iter().map(|text| text.as_ref().map_or(NO_STATUS, place)).collect();
+}
