@@ -378,3 +378,45 @@ fn the_fast_gather_agrees_with_its_slow_twin() {
         }
     }
 }
+
+/// The folder of real data sets beside the repository, if this machine has it.
+fn shared_data() -> Option<std::path::PathBuf> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    ["../shared/data", "../../shared/data"].iter().map(|path| root.join(path)).find(|path| path.is_dir())
+}
+
+#[test]
+fn real_servers_go_from_buffer_to_batch() {
+    let Some(data) = shared_data() else {
+        println!("skipped: the real data sets are not on this machine");
+        return;
+    };
+    let mut config = Config {
+        data_buffer_dir: data.join("asd").to_string_lossy().into(),
+        metrics: (0..19).map(|i| Metric::new(&format!("metric_{i:02}"), "")).collect(),
+        min_training_samples: 25_000,
+        ..Config::default()
+    };
+    config.series.sample_secs = 300;
+    config.model.targets = vec!["metric_00".into(), "metric_05".into()];
+    let site_dir = tempfile::tempdir().unwrap();
+    let site = crate::site::Site::of(site_dir.path(), config.clone());
+    let request =
+        crate::window::WindowRequest { end: Some("2024-02-10".parse().unwrap()), ..Default::default() };
+    let now = "2024-02-10T02:00:00Z".parse().unwrap();
+    let window = crate::window::build(&site, &request, now, &crate::progress::Silent).unwrap();
+    assert_eq!((window.manifest.n_steps, window.manifest.servers.len()), (30 * 288, 6));
+    assert_eq!(crate::window::build(&site, &request, now, &crate::progress::Silent).unwrap().id, window.id);
+
+    let split = window.manifest.split;
+    let grid = window.read_grid().unwrap();
+    let fitted = Preprocessing::fit(&grid, &split, &config, None).unwrap();
+    let dataset = Dataset::new(grid, fitted, config.window.max_gap_steps).unwrap();
+    let (train, holdout) = (dataset.train_keys(&split), dataset.holdout_keys(&split, 64));
+    assert_eq!(train.len(), window.manifest.quality.n_train_samples);
+    assert_eq!(holdout.len(), 64);
+    let batch = dataset.batch(&holdout, &Device::Cpu).unwrap();
+    assert_eq!(batch.input.encoder_cont.dims(), [64, 288, 4 + 6 + 19 + 1]);
+    assert!(numbers(&batch.input.encoder_cont).iter().all(|value| value.abs() <= scaler::SCALED_LIMIT));
+    assert!(numbers(&batch.weights[0]).iter().sum::<f32>() > 0.0);
+}

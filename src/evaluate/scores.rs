@@ -48,13 +48,14 @@ pub struct Scores {
     pub profiles: Vec<Slice>,
     /// Raw quantile pairs out of order, as a share (what is served is sorted).
     pub crossing_rate: f64,
-    /// Served values outside the metric's range, as a share.
+    /// Share of the values that lie outside the metric's range by more than one day-to-day change of the
+    /// series, before they are cut to the range to be served.
     pub out_of_range_rate: f64,
     /// Forecast values that are NaN or infinite.
     pub n_not_finite: u64,
-    /// Largest ratio, over targets, of forecast spread to truth spread being (almost) zero: targets whose
-    /// median forecast is the same everywhere.
+    /// Targets whose median forecast stands still while the truth moves.
     pub collapsed_targets: Vec<String>,
-    /// Scaled loss of each sample (mean over its points and targets), in sample order: what a paired test needs.
+    /// Scaled loss of each sample (mean over its points and targets), in sample order: what a paired
+    /// test needs. 0 where none of its points was observed, for every forecaster alike.
     pub sample_loss: Vec<f64>,
 }

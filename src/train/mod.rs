@@ -1,6 +1,6 @@
 //! One more epoch: from a window and the lineage's checkpoint to a new checkpoint and an immutable model.
 //!
-//! [`train`] is the sequence: [`plan`] decides from the state on disk what there is to do, [`lineage`] puts
+//! [`train`] is the sequence: [`mod@plan`] decides from the state on disk what there is to do, [`lineage`] puts
 //! weights, moments, vocabulary and scalers together, [`session`] trains, [`publish`] makes a model of the
 //! result. [`order`], [`lr_schedule`], [`guard`] and [`optimizer`] are what the loop is made of; [`checkpoint`]
 //! and [`artifact`] are the files.

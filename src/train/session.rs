@@ -358,3 +358,62 @@ fn duration_text(secs: f64) -> String {
         s => format!("{:.1} h", s / 3600.0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_observed_points_make_the_loss() {
+        let tensor =
+            |values: &[f32], shape: &[usize]| Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap();
+        let nothing = tensor(&[0.0], &[1]);
+        let output = TftOutput {
+            prediction: vec![tensor(&[1.0, 5.0], &[1, 2, 1]), tensor(&[0.0, 0.0], &[1, 2, 1])],
+            encoder_attention: nothing.clone(),
+            decoder_attention: nothing.clone(),
+            static_variables: nothing.clone(),
+            encoder_variables: nothing.clone(),
+            decoder_variables: nothing.clone(),
+        };
+        let zeros = || tensor(&[0.0; 2], &[1, 2, 1]);
+        let input = crate::model::TftInput {
+            encoder_cont: zeros(),
+            decoder_cont: zeros(),
+            encoder_cat: zeros(),
+            decoder_cat: zeros(),
+            encoder_lengths: vec![2],
+            decoder_lengths: vec![2],
+            target_scale: vec![],
+        };
+        // Median: half the absolute error of the one observed point (2), and of both points (1 and 3).
+        let batch = Batch {
+            input,
+            targets: vec![tensor(&[3.0, 99.0], &[1, 2]), tensor(&[1.0, -3.0], &[1, 2])],
+            weights: vec![tensor(&[1.0, 0.0], &[1, 2]), tensor(&[1.0, 1.0], &[1, 2])],
+        };
+        let loss = batch_loss(&output, &batch, &[0.5]).unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(loss, (1.0 + 1.0) / 2.0);
+    }
+
+    #[test]
+    fn the_measured_speed_says_how_many_batches_fit() {
+        let mut pace = Pace::begin(Some(Duration::from_secs(30)), 0.0);
+        pace.started = Instant::now().checked_sub(Duration::from_secs(20)).unwrap();
+        pace.batches = BATCHES_TO_TRUST - 1;
+        assert_eq!(pace.batches_left(), None);
+        pace.batches = 40;
+        assert_eq!(pace.batches_left(), Some(19)); // a little less than 10 s at 0.5 s each
+        assert!(!pace.is_out_of_time());
+        pace.checkpoint_cost = Duration::from_millis(4900);
+        assert!(pace.is_out_of_time());
+        pace.limit = None;
+        assert!(!pace.is_out_of_time() && pace.batches_left().is_none());
+    }
+
+    #[test]
+    fn durations_are_for_people() {
+        let texts = [3.4, 400.0, 9000.0].map(duration_text);
+        assert_eq!(texts, ["3 s", "7 min", "2.5 h"]);
+    }
+}

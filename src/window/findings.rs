@@ -5,6 +5,7 @@ use chrono_tz::Tz;
 use crate::config::Config;
 
 use super::grid::Grid;
+use super::metric_quality::MetricQuality;
 use super::quality::{Asked, Finding, QualityReport, ServerQuality, Severity};
 use super::split::PlannedSplit;
 
@@ -30,7 +31,7 @@ pub(super) fn draw(
     findings.samples(report, grid, plan, config);
     findings.days(report, asked);
     findings.servers(report, grid, config.timezone);
-    findings.metrics(report, grid);
+    findings.metrics(report, grid, &config.model.targets);
     findings.0.sort_by_key(|finding| finding.severity == Severity::Soft);
     findings.0
 }
@@ -147,28 +148,36 @@ impl Findings {
         }
     }
 
-    fn metrics(&mut self, report: &QualityReport, grid: &Grid) {
+    /// What looks wrong on any server is told; what is merely idle (no values, never a change) only of a target,
+    /// or where it makes a metric useless on all servers.
+    fn metrics(&mut self, report: &QualityReport, grid: &Grid, targets: &[String]) {
         let usable: Vec<&ServerQuality> = report.servers.iter().filter(|s| s.excluded.is_none()).collect();
         for name in &grid.metrics {
-            let of = |server: &ServerQuality| server.metrics.iter().find(|m| m.name == *name).cloned();
-            let notable: Vec<_> = usable.iter().filter_map(|s| Some((s.name.as_str(), of(s)?))).collect();
-            let mut tell = |rule: &str, what: &str, names: Vec<&str>| {
-                if !names.is_empty() {
+            let is_target = targets.contains(name);
+            for (rule, is_idle, what, applies) in METRIC_RULES {
+                let found =
+                    |server: &&&ServerQuality| server.metrics.iter().any(|m| m.name == *name && applies(m));
+                let names: Vec<&str> =
+                    usable.iter().filter(found).map(|server| server.name.as_str()).collect();
+                if !names.is_empty() && (!is_idle || is_target || names.len() == usable.len()) {
                     let message = format!("{name} {what} on {}", list(&names, usable.len()));
                     let numbers = (names.len() as f64, usable.len() as f64);
                     self.add(Severity::Soft, (name, rule), numbers, message);
                 }
-            };
-            let names = |rule: &dyn Fn(&super::metric_quality::MetricQuality) -> bool| {
-                notable.iter().filter(|(_, found)| rule(found)).map(|(name, _)| *name).collect()
-            };
-            tell("never_observed", "has no values", names(&|m| m.missing_share == 1.0));
-            tell("stuck", "never changes", names(&|m| m.is_constant));
-            tell("out_of_range", "leaves its range", names(&|m| m.out_of_range_share > MAX_OUT_OF_RANGE));
-            tell("unit_jump", "seems to have changed its unit", names(&|m| m.unit_jump.is_some()));
+            }
         }
     }
 }
+
+/// Name of a rule on metrics, whether it speaks of idleness only, what it says, and when.
+type MetricRule = (&'static str, bool, &'static str, fn(&MetricQuality) -> bool);
+
+const METRIC_RULES: [MetricRule; 4] = [
+    ("never_observed", true, "has no values", |m| m.missing_share == 1.0),
+    ("stuck", true, "never changes", |m| m.is_constant),
+    ("out_of_range", false, "leaves its range", |m| m.out_of_range_share > MAX_OUT_OF_RANGE),
+    ("unit_jump", false, "seems to have changed its unit", |m| m.unit_jump.is_some()),
+];
 
 fn newest(report: &QualityReport) -> String {
     let last = report.servers.iter().filter_map(|server| server.last_seen).max();

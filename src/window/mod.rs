@@ -9,6 +9,7 @@
 //! scaling and tensors are the dataset's business.
 
 pub mod assemble;
+pub mod buffered;
 pub mod build;
 mod findings;
 pub mod gaps;
@@ -26,6 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use buffered::{build, inspect, read_recent};
 pub use build::WindowRequest;
 pub use grid::{Grid, Server};
 pub use manifest::Manifest;

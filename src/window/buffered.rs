@@ -1,0 +1,67 @@
+//! Windows straight from a site's buffer.
+
+use anyhow::Result;
+use chrono::{DateTime, NaiveDate, Utc};
+
+use crate::buffer::Buffer;
+use crate::buffer::step_table::StepTable;
+use crate::progress::Progress;
+use crate::site::Site;
+
+use super::build::{self, DaySource, WindowRequest};
+use super::grid::Grid;
+use super::manifest::Source;
+use super::quality::QualityReport;
+use super::store::Window;
+
+impl DaySource for Buffer {
+    fn dates(&self) -> Result<Vec<NaiveDate>> {
+        Ok(self.days()?.into_iter().map(|day| day.date).collect())
+    }
+
+    fn sources(&self, day: NaiveDate) -> Result<Vec<Source>> {
+        let digests = self.source_digests(day)?.into_iter();
+        Ok(digests
+            .map(|found| Source { date: day, file: found.file, sha256: found.sha256, n_rows: found.n_rows })
+            .collect())
+    }
+
+    fn read_steps(&self, day: NaiveDate) -> Result<StepTable> {
+        Buffer::read_steps(self, day)
+    }
+}
+
+/// Builds the window `request` asks for from the site's buffer, or reuses the one that is there.
+///
+/// Identical inputs give the identical window: its name is a digest of source files, schema, step, split and
+/// settings. Only the steps of the window's days are read; rows that come in meanwhile make it read again.
+///
+/// - Errors: [`Refusal::NotEnoughData`](crate::error::Refusal::NotEnoughData) with every hard finding; a day
+///   that cannot be read.
+pub fn build(
+    site: &Site,
+    request: &WindowRequest,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<Window> {
+    build::build_from(&Buffer::open(site), site, request, now, progress)
+}
+
+/// Examines what [`build`] would build without writing a window; hard findings are part of the report.
+///
+/// - Errors: the buffer has no rows of those days; a day that cannot be read.
+pub fn inspect(
+    site: &Site,
+    request: &WindowRequest,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+) -> Result<QualityReport> {
+    build::inspect_from(&Buffer::open(site), site, request, now, progress)
+}
+
+/// The newest `n_steps` complete steps before `now` of every server in the buffer: what a forecast starts from.
+///
+/// Ask for `encoder_length + max_gap_steps`, so that a short gap at the encoder's start can be filled.
+pub fn read_recent(site: &Site, n_steps: usize, now: DateTime<Utc>, progress: &dyn Progress) -> Result<Grid> {
+    build::recent_from(&Buffer::open(site), site, n_steps, now, progress)
+}
