@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::clock::Clock;
 use crate::progress::{Progress, Tick};
 
 const LINE_EVERY: Duration = Duration::from_secs(60);
@@ -18,8 +19,9 @@ pub struct Bars {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    /// What dates the lines.
+    clock: Clock,
     bar: Option<(String, ProgressBar)>,
     /// The stage that ticks, and when it began or last had a line.
     last_line: Option<(String, Instant)>,
@@ -28,7 +30,13 @@ struct State {
 impl Bars {
     pub fn new(quiet: bool, verbose: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
-        Self { quiet, verbose, is_terminal, state: Mutex::new(State::default()) }
+        let state = State { clock: Clock::Real, bar: None, last_line: None };
+        Self { quiet, verbose, is_terminal, state: Mutex::new(state) }
+    }
+
+    /// Dates the lines that follow by `clock`.
+    pub fn set_clock(&self, clock: Clock) {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clock = clock;
     }
 
     fn say(&self, text: &str) {
@@ -43,7 +51,8 @@ impl Bars {
         if self.is_terminal {
             self.say(text);
         } else {
-            self.say(&format!("{} {text}", chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ")));
+            let clock = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clock;
+            self.say(&format!("{} {text}", clock.now().format("%Y-%m-%dT%H:%M:%SZ")));
         }
     }
 

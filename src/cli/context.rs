@@ -42,10 +42,12 @@ impl Context {
 
     /// The clock, with local times of `--now` read in `zone`.
     pub fn clock(&self, zone: chrono_tz::Tz) -> Result<Clock> {
-        match &self.global.now {
-            Some(text) => Ok(Clock::Fixed(parse_time(text, zone)?)),
-            None => Ok(Clock::Real),
-        }
+        let clock = match &self.global.now {
+            Some(text) => Clock::Fixed(parse_time(text, zone)?),
+            None => Clock::Real,
+        };
+        self.bars.set_clock(clock);
+        Ok(clock)
     }
 
     pub fn progress(&self) -> &dyn Progress {

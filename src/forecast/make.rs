@@ -18,7 +18,7 @@ use crate::registry::{ModelId, Registry};
 use crate::schema::Metric;
 use crate::site::Site;
 use crate::train::TrainedModel;
-use crate::window::Grid;
+use crate::window::{self, Grid};
 
 /// What to forecast, and from when.
 pub struct ForecastRequest<'a> {
@@ -86,9 +86,9 @@ fn recent_grid(
     request: &ForecastRequest<'_>,
     progress: &dyn Progress,
 ) -> Result<Grid> {
-    let buffer = Buffer::open(site);
-    let n_steps = model.preprocessing.encoder_length;
-    let grid = crate::window::recent(&buffer, site, n_steps, request.at, progress)?;
+    // A short gap at the encoder's start is filled from the steps before it.
+    let n_steps = model.preprocessing.encoder_length + site.config.window.max_gap_steps;
+    let grid = window::read_recent(site, n_steps, request.at, progress)?;
     let none =
         || Refusal::NotEnoughData { reasons: vec![format!("no rows before {}", request.at.to_rfc3339())] };
     let newest = newest_step(&grid);
@@ -98,10 +98,10 @@ fn recent_grid(
     // The newest rows are older: look from their end, which may be some days back.
     let end = match newest {
         Some(step) => to_utc(grid.time_ms(step + 1)),
-        None => newest_row_end(site, &buffer, request.at)?.ok_or_else(none)?,
+        None => newest_row_end(site, &Buffer::open(site), request.at)?.ok_or_else(none)?,
     };
     progress.warn(&format!("the newest rows end at {}", end.format("%Y-%m-%dT%H:%M:%SZ")));
-    crate::window::recent(&buffer, site, n_steps, end, progress)
+    window::read_recent(site, n_steps, end, progress)
 }
 
 /// The last step of a grid in which any value is known.

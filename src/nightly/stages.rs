@@ -58,7 +58,7 @@ pub fn plan(site: &Site, now: DateTime<Utc>) -> Result<Vec<PlannedStage>> {
         line(
             "train",
             done.train.is_some(),
-            format!("{} epoch(s) from {from}: {}", epochs(site), start.reason),
+            format!("{} epoch(s) from {from}: {}", night.n_epochs, start.reason),
         ),
         line(
             "validate",
@@ -69,13 +69,6 @@ pub fn plan(site: &Site, now: DateTime<Utc>) -> Result<Vec<PlannedStage>> {
         line("predict", done.predict.is_some(), format!("the fleet from {}", now.to_rfc3339())),
         line("tell", is_over, "record, log, channels".into()),
     ])
-}
-
-/// Epochs this night adds: the first of a lineage trains `initial_epochs`.
-fn epochs(site: &Site) -> u32 {
-    let is_first =
-        !site.checkpoints_dir().join("last").exists() && !site.checkpoints_dir().join("previous").exists();
-    if is_first { site.config.initial_epochs } else { site.config.epochs_per_day }
 }
 
 /// A night in progress.
@@ -192,7 +185,7 @@ impl<'a> Run<'a> {
         };
         let hours = self.site.config.max_training_duration_hours;
         let request = TrainRequest {
-            epochs: epochs(self.site),
+            epochs: self.night.n_epochs,
             start,
             max_duration: self
                 .request

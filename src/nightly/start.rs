@@ -68,7 +68,7 @@ mod tests {
     }
 
     fn night(date: &str, outcome: Outcome) -> Night {
-        let mut night = Night::new(date.parse().unwrap(), format!("{date}T02:00:00Z").parse().unwrap());
+        let mut night = Night::new(date.parse().unwrap(), format!("{date}T02:00:00Z").parse().unwrap(), 1);
         night.done.exam = Some(ExamSummary { outcome, ..ExamSummary::default() });
         night.done.promote = Some(crate::nightly::state::PromoteSummary {
             promoted: outcome.may_promote(),

@@ -27,6 +27,8 @@ pub struct Night {
     pub started_at: DateTime<Utc>,
     /// Starts of this night, this one included.
     pub n_attempts: u32,
+    /// Epochs this night trains, decided by its first start: a checkpoint of tonight must not change the plan.
+    pub n_epochs: u32,
     #[serde(default)]
     pub done: Done,
     /// Wall-clock seconds of each finished stage, in order.
@@ -187,19 +189,20 @@ impl Night {
     /// The night of `logical_date` as it was left, or a new one; counts this start.
     pub fn begin(site: &Site, logical_date: NaiveDate, now: DateTime<Utc>) -> Result<Self> {
         let found: Option<Self> = fsx::read_json_if_exists(&path(site, logical_date))?;
-        let mut night = found.unwrap_or_else(|| Self::new(logical_date, now));
+        let mut night = found.unwrap_or_else(|| Self::new(logical_date, now, epochs(site)));
         anyhow::ensure!(night.format <= FORMAT, "the night of {logical_date} was written by a newer tftctl");
         night.n_attempts += 1;
         Ok(night)
     }
 
     /// A night in which nothing has happened yet.
-    pub fn new(logical_date: NaiveDate, started_at: DateTime<Utc>) -> Self {
+    pub fn new(logical_date: NaiveDate, started_at: DateTime<Utc>, n_epochs: u32) -> Self {
         Self {
             format: FORMAT,
             logical_date,
             started_at,
             n_attempts: 0,
+            n_epochs,
             done: Done::default(),
             stages: Vec::new(),
             warnings: Vec::new(),
@@ -216,6 +219,12 @@ impl Night {
     pub fn save(&self, site: &Site) -> Result<()> {
         fsx::write_json(&path(site, self.logical_date), self)
     }
+}
+
+/// Epochs a night that begins now adds: the first of a lineage trains `initial_epochs`.
+fn epochs(site: &Site) -> u32 {
+    let has_lineage = ["last", "previous"].iter().any(|name| site.checkpoints_dir().join(name).exists());
+    if has_lineage { site.config.epochs_per_day } else { site.config.initial_epochs }
 }
 
 fn dir(site: &Site) -> PathBuf {

@@ -17,7 +17,6 @@ pub mod grid;
 pub mod manifest;
 pub mod metric_quality;
 pub mod quality;
-mod source;
 pub mod span;
 pub mod split;
 mod steps_file;
@@ -34,33 +33,3 @@ pub use manifest::Manifest;
 pub use quality::{Finding, QualityReport, Severity};
 pub use split::Split;
 pub use store::{Window, latest, list, open, prune};
-
-use anyhow::Result;
-use chrono::{DateTime, Utc};
-
-use crate::buffer::Buffer;
-use crate::progress::Progress;
-use crate::site::Site;
-
-/// Builds the window `request` asks for from the site's buffer, or reuses the one that is there.
-///
-/// - Errors: see [`build::build_from`].
-pub fn build(
-    site: &Site,
-    request: &WindowRequest,
-    now: DateTime<Utc>,
-    progress: &dyn Progress,
-) -> Result<Window> {
-    build::build_from(&Buffer::open(site), site, request, now, progress)
-}
-
-/// The newest `n_steps` complete steps of every server before `now`, straight from the buffer.
-pub fn recent(
-    buffer: &Buffer,
-    site: &Site,
-    n_steps: usize,
-    now: DateTime<Utc>,
-    progress: &dyn Progress,
-) -> Result<Grid> {
-    build::recent_from(buffer, site, n_steps, now, progress)
-}

@@ -25,7 +25,7 @@ fn has_entry(dir: PathBuf, prefix: &str) -> bool {
 #[test]
 fn a_killed_night_is_finished_by_the_next_start() {
     let mut story = Story::with_small_fleet();
-    story.set("training.checkpoint_secs", "1");
+    story.set("training.checkpoint_secs", "1").set("initial_epochs", "2");
     story.at("2024-01-08T02:00");
     let date = "2024-01-08";
     // Each start is killed at the first sign that the next stage has begun.
@@ -46,7 +46,7 @@ fn a_killed_night_is_finished_by_the_next_start() {
     story.run("nightly").exit(0).stderr("already done");
     let models = story.run("models list --json").exit(0).json();
     assert_eq!(models.as_array().unwrap().len(), 1, "one night, one model: {models}");
-    assert_eq!(models[0]["total_epochs"], 1, "one night, one epoch: {models}");
+    assert_eq!(models[0]["total_epochs"], 2, "the first night's epochs, no more and no fewer: {models}");
     let records = std::fs::read_to_string(story.path("logs/continuous_learning/metrics.json")).unwrap();
     let records: serde_json::Value = serde_json::from_str(&records).unwrap();
     assert_eq!(records.as_array().unwrap().len(), 1, "one night, one record");

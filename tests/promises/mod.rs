@@ -5,3 +5,4 @@ mod night;
 mod parity;
 mod readme;
 mod real_data;
+mod telling;
