@@ -2,7 +2,9 @@
 //!
 //! Columns: `timestamp` (datetime in ms, UTC), `server_name`, `profile` and `status` where any row has one, then
 //! one float32 column per metric, null where a value is missing. Sorted by server and time, keys unique, zstd.
-//! The file's own metadata says which zone cut it (`tftctl.zone`), so that files that were cut otherwise are known.
+//! The file's own metadata says which zone cut it (`tftctl.zone`), so that files that were cut otherwise are known,
+//! and has a checksum of all rows (`tftctl.rows_crc32`), because parquet pages have none. It has no arrow schema,
+//! which older readers stumble over; the parquet types say everything.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,6 +29,7 @@ const GROUP_ROWS: usize = 1 << 17;
 
 /// Names of the file's own metadata.
 pub(super) const ZONE_KEY: &str = "tftctl.zone";
+pub(super) const CRC_KEY: &str = "tftctl.rows_crc32";
 pub(super) const SERVERS_KEY: &str = "tftctl.n_servers";
 
 /// The file of a day in `dir`.
@@ -68,13 +71,13 @@ pub(super) type Take<'a> = &'a mut dyn FnMut(&Sorted) -> Result<()>;
 
 /// A count and a checksum of rows in their order: equal before writing and after reading back.
 #[derive(Clone, Debug, Default)]
-struct Proof {
+pub(super) struct Proof {
     n_rows: u64,
     crc: crc32fast::Hasher,
 }
 
 impl Proof {
-    fn add(&mut self, row: Row<'_>) {
+    pub fn add(&mut self, row: Row<'_>) {
         self.n_rows += 1;
         self.crc.update(&row.time_ms.to_le_bytes());
         for text in [Some(row.server), row.profile, row.status] {
@@ -87,8 +90,13 @@ impl Proof {
         }
     }
 
-    fn says(self) -> (u64, u32) {
-        (self.n_rows, self.crc.finalize())
+    /// The checksum, as the metadata has it.
+    pub fn text(&self) -> String {
+        format!("{:08x}", self.crc.clone().finalize())
+    }
+
+    fn says(&self) -> (u64, String) {
+        (self.n_rows, self.text())
     }
 }
 
@@ -127,7 +135,6 @@ fn write_groups(
                 None => writer.insert(
                     ParquetWriter::new(file)
                         .with_compression(ParquetCompression::Zstd(None))
-                        .with_key_value_metadata(Some(KeyValueMetadata::from_static(layout.metadata.clone())))
                         .batched(frame.schema())
                         .map_err(|error| anyhow!("{error}"))?,
                 ),
@@ -137,7 +144,14 @@ fn write_groups(
         Ok(())
     })?;
     let writer = writer.context("a day file needs rows")?;
-    writer.finish().map_err(|error| anyhow!("{error}"))?;
+    // Not through `finish`: the checksum is known only now.
+    let mut pairs = layout.metadata.clone();
+    pairs.push((CRC_KEY.to_owned(), proof.text()));
+    let KeyValueMetadata::Static(pairs) = KeyValueMetadata::from_static(pairs) else {
+        unreachable!("it was made static");
+    };
+    let mut writer = writer.get_writer().lock().expect("no thread panicked while it held the writer");
+    writer.end(Some(pairs)).map_err(|error| anyhow!("{error}"))?;
     Ok(())
 }
 

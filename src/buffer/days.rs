@@ -194,7 +194,7 @@ impl Buffer {
     }
 
     /// Whether a day file holds exactly its day: sealed by this program for this zone.
-    fn is_cut_here(&self, file: &ParquetFile) -> bool {
+    pub(super) fn is_cut_here(&self, file: &ParquetFile) -> bool {
         file.value_of(ZONE_KEY) == Some(self.zone.name())
     }
 

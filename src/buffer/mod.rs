@@ -34,6 +34,7 @@ pub mod step_table;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -53,6 +54,7 @@ pub use source::{Format, Source};
 pub use status::{BufferStatus, DayState, DayStatus};
 pub use step_cache::SourceDigest;
 pub use step_table::StepTable;
+pub use verify::{Finding, VerifyReport};
 
 /// The buffer of one site: where its days lie and what their rows mean.
 #[derive(Clone, Debug)]

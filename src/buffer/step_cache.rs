@@ -102,6 +102,17 @@ pub(super) fn fresh(path: &Path, key: &StepsKey<'_>) -> Option<Fresh> {
     Some(Fresh { path: path.to_owned(), step_secs: key.step_secs, sources })
 }
 
+/// The sha256 that `file` had when the cache at `path` was made from it, if it looks the same from outside since.
+pub(super) fn recorded_sha256(path: &Path, file: &FileId) -> Option<String> {
+    let cache = ParquetFile::open(path).ok()?;
+    let key: serde_json::Value = serde_json::from_str(cache.value_of(KEY)?).ok()?;
+    let ids: Vec<FileId> = serde_json::from_value(key["sources"].clone()).ok()?;
+    let sources: Vec<SourceDigest> = serde_json::from_str(cache.value_of(SOURCES)?).ok()?;
+    let is_same = |id: &FileId| (id.size_bytes, id.modified_ns) == (file.size_bytes, file.modified_ns);
+    let mut pairs = ids.into_iter().zip(sources);
+    pairs.find(|(id, source)| source.file == file.file && is_same(id)).map(|(_, source)| source.sha256)
+}
+
 /// Writes the aggregates of a day.
 pub(super) fn write(
     path: &Path,

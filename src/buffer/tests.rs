@@ -671,6 +671,71 @@ fn csv_batches_profiles_and_statuses_are_taken() {
     assert_eq!(bench.append_file(&path).n_good, 2);
 }
 
+#[test]
+fn every_row_of_a_foreign_buffer_belongs_to_exactly_one_day_of_any_zone() {
+    let Some(dir) = shared("bitbrains") else { return };
+    let dir = dir.canonicalize().unwrap();
+    let names = ["cpu_usage_pct", "no_such_metric"];
+    for zone in [Tz::UTC, Tz::America__New_York] {
+        let mut bench = Bench::new(&names, "2013-10-01T00:00:00Z");
+        bench.config.data_buffer_dir = dir.display().to_string();
+        bench.config.timezone = zone;
+        let buffer = bench.buffer();
+        let started = Instant::now();
+        let mut n_rows = 0;
+        for day in buffer.days().unwrap() {
+            let table = buffer.read_steps(day.date).unwrap();
+            let (start, end) = crate::calendar::day_bounds_ms(day.date, zone);
+            assert!(table.step_ms.iter().all(|step| (start..end).contains(step)));
+            assert!(table.values[1].iter().all(|value| value.is_nan()));
+            n_rows += table.n_raw_rows();
+        }
+        assert_eq!(n_rows, 779_857, "{zone}");
+        println!("{zone}: {:.0} rows/s aggregated", n_rows as f64 / started.elapsed().as_secs_f64());
+    }
+}
+
+#[test]
+fn verify_finds_flipped_bits_missing_days_and_wrong_schemas() {
+    let mut bench = Bench::new(&["cpu"], "2024-01-05T12:00:00Z");
+    let mut text = String::new();
+    for second in 0..2000 {
+        let time = time("2024-01-01T00:00:00Z") + chrono::Duration::seconds(second);
+        text += &record(&time.to_rfc3339(), "a", (second * second % 977) as f64 / 7.0);
+    }
+    text += &record("2024-01-03T00:00:00Z", "a", 1.0);
+    bench.append(&text);
+    bench.rotate();
+    bench.append(&record("2024-01-03T00:00:05Z", "a", 2.0));
+    let verify = |bench: &Bench| {
+        let report = bench.buffer().verify(true, &Silent).unwrap();
+        let messages: Vec<String> =
+            report.findings.iter().map(|found| format!("{} {}", found.date, found.message)).collect();
+        (report.n_rows, messages)
+    };
+    let missing = "2024-01-02 there is no data for this day".to_owned();
+    assert_eq!(verify(&bench), (2002, vec![missing.clone()]));
+    bench.config.metrics.push(Metric::new("mem", ""));
+    assert_eq!(verify(&bench).1.len(), 3);
+    bench.config.metrics.pop();
+    let path = day_file::path(&bench.buffer().dir, date("2024-01-01"));
+    let bytes = std::fs::read(&path).unwrap();
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let rot = |content: &[u8]| {
+        std::fs::write(&path, content).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    };
+    for at in (0..bytes.len()).step_by(211) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        rot(&damaged);
+        let found = verify(&bench).1;
+        assert!(found.len() >= 2 && found[0].starts_with("2024-01-01"), "flipped at {at}: {found:?}");
+    }
+    rot(&bytes);
+    assert_eq!(verify(&bench).1, [missing]);
+}
+
 /// Not a test of correctness: prints the rate of the hot path (`--no-capture` shows it).
 #[test]
 fn append_tells_its_rate() {
