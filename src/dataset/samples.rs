@@ -28,7 +28,11 @@ impl Dataset {
     pub fn train_keys(&self, split: &Split) -> Vec<SampleKey> {
         let (encoder_length, horizon) = self.lengths();
         let candidates = split.train_cutoffs(encoder_length, horizon);
-        (0..self.grid().servers.len()).flat_map(|server| self.keys_of(server, candidates.clone())).collect()
+        let all =
+            || (0..self.grid().servers.len()).flat_map(|server| self.keys_of(server, candidates.clone()));
+        let mut keys = Vec::with_capacity(all().count()); // millions of them: never more than they need
+        keys.extend(all());
+        keys
     }
 
     /// The samples of the exam, by server and time; at most `max_samples` of them if that is not 0.
