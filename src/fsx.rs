@@ -32,8 +32,7 @@ pub fn write_durable(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_durable_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let folder = folder_of(path);
     create_dir_durable(folder)?;
-    let mut staged = tempfile::Builder::new()
-        .prefix(STAGING_PREFIX)
+    let mut staged = staging_builder(platform::file_permissions())
         .tempfile_in(folder)
         .with_context(|| format!("stage {}", path.display()))?;
     write(staged.as_file_mut()).with_context(|| format!("write {}", path.display()))?;
@@ -106,6 +105,16 @@ fn end_of_last_line(file: &mut File) -> io::Result<u64> {
     Ok(0)
 }
 
+/// Makes staged files and folders that end up with the permissions anybody's would: other tools read our parquet.
+fn staging_builder(permissions: Option<fs::Permissions>) -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(STAGING_PREFIX);
+    if let Some(permissions) = permissions {
+        builder.permissions(permissions);
+    }
+    builder
+}
+
 /// The folder that `path` lies in; `.` for a bare name.
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
@@ -143,8 +152,7 @@ impl StagedDir {
     pub fn new(target: &Path) -> Result<Self> {
         let folder = folder_of(target);
         create_dir_durable(folder)?;
-        let staging = tempfile::Builder::new()
-            .prefix(STAGING_PREFIX)
+        let staging = staging_builder(platform::dir_permissions())
             .tempdir_in(folder)
             .with_context(|| format!("stage {}", target.display()))?;
         Ok(Self { staging, target: target.to_owned() })

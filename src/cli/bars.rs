@@ -119,7 +119,7 @@ impl Progress for Bars {
         if self.is_terminal {
             self.move_bar(tick);
         } else if self.is_line_due(tick.stage) || self.verbose && tick.done == tick.total {
-            let percent = if tick.total > 0 { 100 * tick.done / tick.total } else { 0 };
+            let percent = (100 * tick.done).checked_div(tick.total).unwrap_or(0);
             self.dated(&format!(
                 "{} {percent} % {}/{} {} {}",
                 tick.stage, tick.done, tick.total, tick.unit, tick.detail

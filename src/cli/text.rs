@@ -33,7 +33,7 @@ pub fn number(value: Option<f64>) -> String {
     match value {
         None => "-".into(),
         Some(value) if !value.is_finite() => value.to_string(),
-        Some(value) if value == 0.0 => "0".into(),
+        Some(0.0) => "0".into(),
         Some(value) if value.abs() >= 1000.0 => format!("{value:.0}"),
         Some(value) if value.abs() >= 10.0 => format!("{value:.2}"),
         Some(value) => format!("{value:.4}"),

@@ -95,7 +95,7 @@ pub fn run(site: &Site, request: &NightRequest, tools: &Tools<'_>) -> Result<Nig
     let both = Tee(tools.progress, &log);
     both.note(&format!("night of {logical_date}, start {}", night.n_attempts));
     let started = std::time::Instant::now();
-    let ending = Run::new(site, request, tools, &both, now, &mut night).to_the_end();
+    let ending = Run::new(site, request, tools, &both, now, &mut night).finish();
     if let Err(error) = &ending
         && matches!(error.downcast_ref(), Some(Refusal::Interrupted { .. }))
     {

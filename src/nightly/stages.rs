@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
     }
 
     /// Does what is left of the night.
-    pub fn to_the_end(mut self) -> Result<Exit> {
+    pub fn finish(mut self) -> Result<Exit> {
         self.stage("rotate", |done| &mut done.rotate, Self::rotate)?;
         self.stage("score", |done| &mut done.live, Self::score)?;
         self.stage("window", |done| &mut done.window, Self::window)?;
