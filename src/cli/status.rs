@@ -9,6 +9,7 @@ use crate::buffer::Buffer;
 use crate::error::Exit;
 use crate::nightly::state::{Night, earlier_nights};
 use crate::registry::{Champion, Registry};
+use crate::report::{read_records, render_line};
 use crate::site::Site;
 
 /// What one looks at first.
@@ -67,7 +68,7 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
         buffer_bytes: held.size_bytes,
         newest_day,
         n_quarantined: held.quarantine.n_rows,
-        last_night: nights.first().map(last_night),
+        last_night: nights.first().map(|night| last_night(site, night)).transpose()?,
         n_nights_without_promotion: nights.iter().take_while(|night| !night.has_promoted()).count(),
         next_night: next_night(site, now)?,
     })
@@ -87,13 +88,16 @@ fn data_age_hours(
     Ok(newest.map(|start| (now_ms - (start + step_ms).min(now_ms)) as f64 / 3_600_000.0))
 }
 
-fn last_night(night: &Night) -> LastNight {
-    let unfinished = || format!("not finished after {} start(s)", night.n_attempts);
-    LastNight {
+/// The newest night: its record if it came to one, else that it is under way or was killed.
+fn last_night(site: &Site, night: &Night) -> anyhow::Result<LastNight> {
+    let records = read_records(&site.log_dir())?;
+    let record = records.iter().find(|record| record.logical_date == night.logical_date);
+    let unfinished = || format!("{} not finished after {} start(s)", night.logical_date, night.n_attempts);
+    Ok(LastNight {
         logical_date: night.logical_date,
-        exit_code: night.finish.as_ref().map(|finish| finish.exit_code),
-        summary: night.finish.as_ref().map_or_else(unfinished, |finish| finish.summary.clone()),
-    }
+        exit_code: record.map(|record| record.exit_code),
+        summary: record.map_or_else(unfinished, render_line),
+    })
 }
 
 /// The next time `training_time` comes round in the site's zone.
@@ -126,7 +130,7 @@ fn render(status: &Status) -> String {
         None => "no rows yet".into(),
     };
     let night = match &status.last_night {
-        Some(night) => format!("{}: {}", night.logical_date, night.summary),
+        Some(night) => night.summary.clone(),
         None => "none yet".into(),
     };
     let lines = [
