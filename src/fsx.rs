@@ -9,6 +9,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -57,9 +58,41 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
 }
 
-/// [`read_json`], with `None` where there is no such file.
+/// [`read_json`], with `None` where there is no such file; any other trouble is an error.
 pub fn read_json_if_exists<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => {
+            let text = text.with_context(|| format!("read {}", path.display()))?;
+            let value = serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
+            Ok(Some(value))
+        }
+    }
+}
+
+/// [`read_json_if_exists`] for files that carry a `format` number: a newer one is refused with a sentence before
+/// its unknown fields can confuse anybody.
+pub fn read_versioned<T: DeserializeOwned>(path: &Path, newest: u32) -> Result<Option<T>> {
+    let Some(value) = read_json_if_exists::<serde_json::Value>(path)? else { return Ok(None) };
+    let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    anyhow::ensure!(
+        format <= u64::from(newest),
+        "{} has format {format}, this tftctl reads up to {newest}: a newer one wrote it",
+        path.display()
+    );
+    let value = serde_json::from_value(value).with_context(|| format!("parse {}", path.display()))?;
+    Ok(Some(value))
+}
+
+/// The entries of a folder, by name; none where there is no such folder, and any other trouble is an error.
+pub fn list_dir(dir: &Path) -> Result<Vec<fs::DirEntry>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(|entries| entries.collect::<io::Result<Vec<_>>>()),
+    };
+    let mut entries = entries.with_context(|| format!("list {}", dir.display()))?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    Ok(entries)
 }
 
 /// Adds `line` and a newline to the end of `path` and syncs it; a torn last line of an earlier crash is cut.
@@ -234,8 +267,7 @@ pub struct FileDigest {
 /// Digests of the files in `dir` (not its manifest), by name.
 pub fn digest_dir(dir: &Path) -> Result<Vec<FileDigest>> {
     let mut digests = Vec::new();
-    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-        let entry = entry?;
+    for entry in list_dir(dir)? {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name != MANIFEST && entry.file_type()?.is_file() {
             digests.push(FileDigest {
@@ -245,7 +277,6 @@ pub fn digest_dir(dir: &Path) -> Result<Vec<FileDigest>> {
             });
         }
     }
-    digests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(digests)
 }
 
@@ -288,16 +319,29 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Deletes unfinished work of crashed runs in `dir`. Call it only while holding the site lock.
-pub fn sweep_staging(dir: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(STAGING_PREFIX) {
-            let path = entry.path();
-            let removed =
-                if entry.file_type()?.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.with_context(|| format!("remove {}", path.display()))?;
+/// Deletes unfinished work in `dir` that nobody has touched for `untouched_for`.
+///
+/// Where every writer holds the site lock, and so does the caller, that can be zero; elsewhere it must be longer
+/// than any write takes, or the work of a living process is deleted.
+pub fn sweep_staging(dir: &Path, untouched_for: Duration) -> Result<()> {
+    for entry in list_dir(dir)? {
+        if !entry.file_name().to_string_lossy().starts_with(STAGING_PREFIX) {
+            continue;
+        }
+        let path = entry.path();
+        let sweep = || -> io::Result<()> {
+            let metadata = entry.metadata()?;
+            // A time in the future is no reason to keep it for ever, nor to delete it now.
+            if metadata.modified()?.elapsed().unwrap_or_default() < untouched_for {
+                return Ok(());
+            }
+            if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+        };
+        match sweep() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -338,12 +382,12 @@ impl Lock {
     }
 
     /// [`Lock::acquire`], trying again until `wait` has passed.
-    pub fn acquire_within(path: &Path, holder: &str, wait: std::time::Duration) -> Result<Self> {
+    pub fn acquire_within(path: &Path, holder: &str, wait: Duration) -> Result<Self> {
         let started = std::time::Instant::now();
         loop {
             match Self::acquire(path, holder) {
                 Err(error) if error.is::<Refusal>() && started.elapsed() < wait => {
-                    std::thread::sleep(std::time::Duration::from_millis(200));
+                    std::thread::sleep(Duration::from_millis(200));
                 }
                 outcome => return outcome,
             }
@@ -417,6 +461,19 @@ mod tests {
         assert_eq!(fs::read_to_string(last.join("state")).unwrap(), "3");
         assert_eq!(fs::read_to_string(previous.join("state")).unwrap(), "2");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_sweep_takes_unfinished_work_only_and_spares_what_is_fresh() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(".staging-file"), b"half").unwrap();
+        fs::create_dir(dir.path().join(".staging-dir")).unwrap();
+        fs::write(dir.path().join("kept"), b"whole").unwrap();
+        sweep_staging(dir.path(), Duration::from_secs(3600)).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        sweep_staging(dir.path(), Duration::ZERO).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        sweep_staging(&dir.path().join("nowhere"), Duration::ZERO).unwrap();
     }
 
     #[test]

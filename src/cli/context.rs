@@ -75,8 +75,8 @@ fn nearest_config() -> Result<PathBuf> {
     Ok(found.unwrap_or_else(|| here.join(CONFIG_FILE)))
 }
 
-/// The environment variables that are settings.
-fn setting_variables() -> Vec<(String, String)> {
+/// The environment variables that may be settings.
+pub(super) fn setting_variables() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("TFTCTL_"))

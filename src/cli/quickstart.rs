@@ -112,7 +112,7 @@ fn make_site(dir: &Path) -> Result<Site> {
     }
     let path = dir.join(CONFIG_FILE);
     fsx::write_durable(&path, template::render(&config()).as_bytes())?;
-    Site::open(&path, &[])
+    Site::open(&path, &super::context::setting_variables())
 }
 
 /// Sends the fleet's rows through a pipe into the buffer, as a collector would.

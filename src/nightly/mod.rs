@@ -138,15 +138,15 @@ fn tell(site: &Site, tools: &Tools<'_>, record: &NightRecord, progress: &dyn Pro
 }
 
 /// Deletes what killed runs left unfinished; the caller holds the site lock.
+///
+/// Models and checkpoints are written under that lock only. Windows, forecasts and state are written by others too,
+/// none of which takes a day.
 fn sweep(site: &Site) -> Result<()> {
-    for dir in [
-        site.models_dir(),
-        site.checkpoints_dir(),
-        site.windows_dir(),
-        site.forecasts_dir(),
-        site.state_dir(),
-    ] {
-        fsx::sweep_staging(&dir)?;
+    for dir in [site.models_dir(), site.checkpoints_dir()] {
+        fsx::sweep_staging(&dir, Duration::ZERO)?;
+    }
+    for dir in [site.windows_dir(), site.forecasts_dir(), site.state_dir()] {
+        fsx::sweep_staging(&dir, Duration::from_secs(24 * 3600))?;
     }
     Ok(())
 }

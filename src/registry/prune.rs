@@ -130,7 +130,7 @@ impl Registry {
             }
         }
         self.log_set_aside(&deleted, by, now)?;
-        if let Err(error) = fsx::sweep_staging(&self.models_dir) {
+        if let Err(error) = fsx::sweep_staging(&self.models_dir, std::time::Duration::ZERO) {
             notes.push(format!("what was set aside stays for now: {error:#}"));
         }
         let freed_bytes = deleted.iter().map(|deletion| deletion.size_bytes).sum();

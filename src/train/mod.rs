@@ -138,7 +138,7 @@ fn train_here(
     let (device, device_reason) = request.device.resolve()?;
     progress.note(&format!("training on {device_reason}"));
     for dir in [site.checkpoints_dir(), site.models_dir()] {
-        fsx::sweep_staging(&dir).with_context(|| format!("sweep {}", dir.display()))?;
+        fsx::sweep_staging(&dir, Duration::ZERO).with_context(|| format!("sweep {}", dir.display()))?;
     }
     let last = Checkpoint::open_latest(&site.checkpoints_dir(), progress)?;
     let plan = decide(site, material, request, last.as_ref())?;

@@ -3,6 +3,7 @@ mod killed;
 mod layering;
 mod night;
 mod parity;
+mod quickstart;
 mod readme;
 mod real_data;
 mod telling;
