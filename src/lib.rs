@@ -4,7 +4,7 @@
 //!
 //! # Layers
 //!
-//! Arrows point down: a module uses modules of its own layer or below (`tests/layering.rs` keeps it true).
+//! Arrows point down: a module uses modules of its own layer or below (`tests/promises/layering.rs` keeps it true).
 //!
 //! | layer | modules | refuses to know |
 //! |---|---|---|
@@ -18,6 +18,45 @@
 //! | 6 telling | [`report`] [`notify`] [`schedule`] | how the numbers came to be |
 //! | 7 night | [`forecast`] [`nightly`] | terminals |
 //! | 8 rim | [`cli`] | nothing |
+//!
+//! Plain structs in, plain structs out: `now`, seeds and devices are arguments. Below the rim nothing prints, reads
+//! the environment or the clock, or ends the process.
+//!
+//! # A night
+//!
+//! [`nightly`] calls, in this order, what the subcommands of the same names call: [`buffer`] seals the days that are
+//! over and aggregates them to steps; [`forecast`] scores what it forecast last time; [`window`] puts the last days on
+//! one grid, judges and splits them; [`train`] looks at the grid through [`dataset`] and adds an epoch to the lineage;
+//! [`validate`] examines the new model beside the champion and naive forecasts ([`evaluate`]); [`registry`] moves the
+//! pointer; [`forecast`] serves the fleet; [`report`] writes the night down and [`notify`] tells people.
+//!
+//! # State on disk
+//!
+//! | below the site | owned by | how it is written |
+//! |---|---|---|
+//! | `tftctl.toml` | [`config`] | by `init`, then by people |
+//! | `data_buffer/open/<day>/` | [`buffer`] | checksummed segments, synced before they are acknowledged |
+//! | `data_buffer/metrics_<day>.parquet` | [`buffer`] | replaced whole, read back, then the segments go |
+//! | `data_buffer/steps/`, `quarantine/` | [`buffer`] | derived; bad rows with their reasons |
+//! | `windows/<end>-<digest>/` | [`window`] | a folder that appears whole, never edited; the name is a digest of its inputs |
+//! | `checkpoints/{last,previous}/` | [`train`] | a folder that appears whole over the one before |
+//! | `models/<id>/` | [`train`], its `validation.json` [`registry`] | a folder that appears whole; the verdict is bound to the weights' sha256 |
+//! | `models/champion.json` | [`registry`] | one small file, replaced last |
+//! | `forecasts/<date>.parquet` | [`forecast`] | replaced whole |
+//! | `logs/continuous_learning/` | [`report`], `audit.jsonl` [`registry`] | `metrics.json` replaced whole, logs appended |
+//! | `state/nights/<date>.json` | [`nightly`] | replaced whole after every stage |
+//! | `state/site.lock` | [`site`] | held by whoever changes models, checkpoints or the pointer |
+//!
+//! # Invariants
+//!
+//! 1. What is visible under its own name is complete; `.staging-` names are unfinished work of the living or the dead.
+//! 2. A row that was acknowledged is on stable storage, and is read exactly once.
+//! 3. A buffer that came from elsewhere is only read.
+//! 4. Nothing at or after a sample's cutoff reaches its inputs; nothing outside the training part reaches a statistic;
+//!    nothing after `now` is seen by a night.
+//! 5. `--epochs N` adds N epochs; a training that made no step, or moved no weight, is an error.
+//! 6. The champion changes by one rename, and only to bytes that passed the exam or by a logged act of a person.
+//! 7. A night is done once per logical date, whatever is killed when.
 
 pub mod clock;
 pub mod error;

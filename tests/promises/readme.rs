@@ -22,3 +22,15 @@ fn ci_runs_the_command_of_the_readme() {
     let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
     assert!(readme.contains("scripts/check-all") && ci.contains("scripts/check-all"));
 }
+
+#[test]
+fn no_document_has_a_gap_left_to_fill() {
+    let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    documents.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    for path in documents {
+        let text = fs::read_to_string(&path).unwrap();
+        let is_gap =
+            |line: &&str| line.contains('_') && line.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        assert_eq!(text.lines().find(is_gap), None, "{}", path.display());
+    }
+}
