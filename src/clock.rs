@@ -31,12 +31,16 @@ impl Clock {
     }
 }
 
-/// Reads a moment: RFC 3339, a local date and time in `zone`, or a date (its local midnight).
+/// Reads a moment: RFC 3339 (seconds may be left out), a local date and time in `zone`, or a date (its local
+/// midnight).
 ///
 /// - Errors: the text is none of these, or names a local time that `zone` skips.
 pub fn parse_time(text: &str, zone: Tz) -> anyhow::Result<DateTime<Utc>> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.with_timezone(&Utc));
+    }
+    if let Ok(time) = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%MZ") {
+        return Ok(time.and_utc());
     }
     let formats = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
     let local = formats
@@ -68,6 +72,7 @@ mod tests {
     fn times_are_read_in_the_zone_unless_they_name_one() {
         let ny = chrono_tz::America::New_York;
         case("2024-01-31T02:00:00Z", ny, Some("2024-01-31T02:00:00+00:00"));
+        case("2024-01-31T02:00Z", ny, Some("2024-01-31T02:00:00+00:00"));
         case("2024-01-31T02:00", ny, Some("2024-01-31T07:00:00+00:00"));
         case("2024-07-01", ny, Some("2024-07-01T04:00:00+00:00"));
         case("2024-07-01", Tz::UTC, Some("2024-07-01T00:00:00+00:00"));

@@ -1,6 +1,6 @@
 //! Progress for people: a moving bar on a terminal, dated lines (at most one a minute per stage) otherwise.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -41,9 +41,11 @@ impl Bars {
 
     fn say(&self, text: &str) {
         let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Talk that nobody can hear any more (a closed pipe, a full disk) must never end the work.
+        let say = || writeln!(std::io::stderr(), "{text}").unwrap_or_default();
         match &state.bar {
-            Some((_, bar)) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some((_, bar)) => bar.suspend(say),
+            None => say(),
         }
     }
 

@@ -82,15 +82,17 @@ fn render_list(lines: &[ModelLine]) -> String {
                 (_, true, ..) => "previous",
                 _ => "",
             };
-        let verdict_text =
-            verdict.as_ref().map_or("not examined".into(), |verdict| verdict.outcome.to_string());
+        // A waived exam must not look like a passed one.
+        let waived =
+            if verdict.as_ref().is_some_and(|verdict| verdict.waived) { ", checks waived" } else { "" };
+        let outcome = verdict.as_ref().map_or("not examined".into(), |verdict| verdict.outcome.to_string());
         vec![
             id.to_string(),
             role.to_owned(),
             line.total_epochs.map_or("-".into(), |epochs| epochs.to_string()),
             text::number(manifest.as_ref().map(|manifest| manifest.loss_train)),
             text::number(verdict.as_ref().and_then(|verdict| verdict.loss)),
-            verdict_text,
+            outcome + waived,
         ]
     };
     text::table(&["model", "role", "epochs", "train loss", "exam loss", "verdict"], lines.iter().map(row))

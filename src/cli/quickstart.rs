@@ -61,10 +61,12 @@ pub fn run(args: QuickstartArgs, context: &Context) -> Result<Exit> {
     let started = Instant::now();
     let stop = context.stop_on_signal()?;
     let now = context.clock(chrono_tz::UTC)?.now();
+    ensure_empty(&args.dir)?;
+    let fleet = fleet(&args, now)?;
     let site = make_site(&args.dir)?;
     let progress = context.progress();
     progress.stage("simulate and append");
-    let appended = feed(&site, &args, now, context)?;
+    let appended = feed(&site, &fleet, now, context)?;
     let mut nights = Vec::new();
     for age in (0..NIGHTS).rev() {
         let tools = Tools {
@@ -105,20 +107,26 @@ fn config() -> Config {
     config
 }
 
-fn make_site(dir: &Path) -> Result<Site> {
-    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Refusal::usage(format!("{} is not empty", dir.display())))
-            .hint(|| "name another folder: `tftctl quickstart DIR`".into());
+fn ensure_empty(dir: &Path) -> Result<()> {
+    match std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        true => Err(Refusal::usage(format!("{} is not empty", dir.display())))
+            .hint(|| "name another folder: `tftctl quickstart DIR`".into()),
+        false => Ok(()),
     }
+}
+
+fn make_site(dir: &Path) -> Result<Site> {
     let path = dir.join(CONFIG_FILE);
     fsx::write_durable(&path, template::render(&config()).as_bytes())?;
     Site::open(&path, &super::context::setting_variables())
 }
 
-/// Sends the fleet's rows through a pipe into the buffer, as a collector would.
-fn feed(site: &Site, args: &QuickstartArgs, now: DateTime<Utc>, context: &Context) -> Result<AppendReport> {
-    let window = u64::from(site.config.training_window_days) + NIGHTS;
-    let start = calendar::day_start(site.logical_date(now) - Days::new(window), site.zone());
+/// The fleet of both nights and of the days before them.
+fn fleet(args: &QuickstartArgs, now: DateTime<Utc>) -> Result<Fleet> {
+    let config = config();
+    let zone = config.timezone;
+    let window = u64::from(config.training_window_days) + NIGHTS;
+    let start = calendar::day_start(calendar::day_of(now.timestamp_millis(), zone) - Days::new(window), zone);
     let spec = FleetSpec {
         n_servers: args.servers,
         start,
@@ -127,7 +135,11 @@ fn feed(site: &Site, args: &QuickstartArgs, now: DateTime<Utc>, context: &Contex
         seed: args.seed,
         ..FleetSpec::default()
     };
-    let fleet = Fleet::new(&spec)?;
+    Fleet::new(&spec)
+}
+
+/// Sends the fleet's rows through a pipe into the buffer, as a collector would.
+fn feed(site: &Site, fleet: &Fleet, now: DateTime<Utc>, context: &Context) -> Result<AppendReport> {
     let (reader, mut writer) = std::io::pipe().context("open a pipe")?;
     let mut labels = tempfile::tempfile().context("open a temporary file")?;
     let appended = std::thread::scope(|scope| -> Result<AppendReport> {

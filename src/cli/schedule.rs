@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use super::context::Context;
 use crate::error::Exit;
@@ -30,7 +31,7 @@ enum ScheduleCommand {
     },
     /// Say what will bite: times that vanish or repeat, names and paths a scheduler ignores; exit 1 if anything
     Check {
-        /// [default: all of them]
+        /// [default: those of this machine]
         #[arg(value_enum)]
         scheduler: Option<Scheduler>,
         #[arg(long)]
@@ -64,14 +65,36 @@ pub fn run(args: ScheduleArgs, context: &Context) -> anyhow::Result<Exit> {
             let site = context.site()?;
             let plan = plan(context, user)?;
             let today = site.logical_date(context.clock(site.zone())?.now());
-            let kinds = scheduler.map_or(SchedulerKind::ALL.to_vec(), |one| vec![one.kind()]);
-            let findings: Vec<Finding> = kinds.iter().flat_map(|kind| check(*kind, &plan, today)).collect();
+            let kinds = scheduler.map_or_else(schedulers_of_this_machine, |one| vec![one.kind()]);
+            let of_kind = |kind: &SchedulerKind| {
+                let scheduler = kind.name();
+                check(*kind, &plan, today).into_iter().map(move |finding| Found { scheduler, finding })
+            };
+            let findings: Vec<Found> = kinds.iter().flat_map(of_kind).collect();
             context.output.result(&findings, |findings| match findings.as_slice() {
                 [] => "nothing will bite".to_owned(),
-                _ => findings.iter().map(|finding| format!("{finding}\n")).collect(),
+                _ => {
+                    findings.iter().map(|found| format!("{}: {}\n", found.scheduler, found.finding)).collect()
+                }
             })?;
             Ok(if findings.is_empty() { Exit::Done } else { Exit::Failed })
         }
+    }
+}
+
+/// A finding, with the scheduler it is about.
+#[derive(Serialize)]
+struct Found {
+    scheduler: &'static str,
+    #[serde(flatten)]
+    finding: Finding,
+}
+
+/// The schedulers that can start anything where this program runs.
+fn schedulers_of_this_machine() -> Vec<SchedulerKind> {
+    match std::env::consts::OS {
+        "windows" => vec![SchedulerKind::Windows],
+        _ => vec![SchedulerKind::Cron, SchedulerKind::Systemd],
     }
 }
 

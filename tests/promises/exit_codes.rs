@@ -79,3 +79,15 @@ fn results_go_to_stdout_and_talk_to_stderr() {
     story.run("completions bash").exit(0).stdout("tftctl");
     story.run("config show --origin").exit(0).stdout("training.seed").stdout("file");
 }
+
+#[test]
+fn a_listener_that_goes_away_does_not_end_a_night() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00");
+    let mut child = story.command("nightly").spawn().unwrap();
+    drop(child.stderr.take());
+    drop(child.stdout.take());
+    let status = child.wait().unwrap();
+    assert!([Some(0), Some(3)].contains(&status.code()), "{status}");
+    assert!(story.path("logs/continuous_learning/metrics.json").is_file());
+}
