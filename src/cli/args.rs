@@ -1,14 +1,12 @@
-//! The command line: global flags and the list of subcommands.
+//! The command line: the list of subcommands.
 
-use std::path::PathBuf;
-
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use super::{
-    buffer::BufferArgs, completions::CompletionsArgs, config::ConfigArgs, init::InitArgs, models::ModelsArgs,
-    nightly::NightlyArgs, predict::PredictArgs, promote::PromoteArgs, quickstart::QuickstartArgs,
-    rollback::RollbackArgs, schedule::ScheduleArgs, simulate::SimulateArgs, train::TrainArgs,
-    validate::ValidateArgs, window::WindowArgs,
+    buffer::BufferArgs, completions::CompletionsArgs, config::ConfigArgs, context::Global, init::InitArgs,
+    models::ModelsArgs, nightly::NightlyArgs, predict::PredictArgs, promote::PromoteArgs,
+    quickstart::QuickstartArgs, rollback::RollbackArgs, schedule::ScheduleArgs, simulate::SimulateArgs,
+    train::TrainArgs, validate::ValidateArgs, window::WindowArgs,
 };
 
 /// Keeps a forecasting model of a server fleet fresh, and never lets a bad one into service
@@ -19,26 +17,6 @@ pub struct Cli {
     pub global: Global,
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Flags every subcommand takes.
-#[derive(Args, Clone)]
-pub struct Global {
-    /// The site: its tftctl.toml or the folder that holds it [default: the nearest one, from here upwards]
-    #[arg(long, global = true, env = "TFTCTL_CONFIG", value_name = "PATH")]
-    pub config: Option<PathBuf>,
-    /// The clock: every date decision takes this moment for now (RFC 3339, or local to the site)
-    #[arg(long, global = true, env = "TFTCTL_NOW", value_name = "TIME")]
-    pub now: Option<String>,
-    /// Print one JSON document on standard output
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// Say nothing but results and errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Say more
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
 }
 
 #[derive(Subcommand)]

@@ -1,4 +1,4 @@
-//! What a subcommand finds out about the world, once: site, clock, output, progress, stop signal.
+//! What a subcommand finds out about the world, once: global flags, site, clock, output, progress, stop signal.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,12 +6,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
-use super::args::Global;
 use super::bars::Bars;
 use super::output::Output;
 use crate::clock::{Clock, parse_time};
 use crate::progress::Progress;
 use crate::site::{CONFIG_FILE, Site};
+
+/// Flags every subcommand takes.
+#[derive(clap::Args, Clone)]
+pub struct Global {
+    /// The site: its tftctl.toml or the folder that holds it [default: the nearest one, from here upwards]
+    #[arg(long, global = true, env = "TFTCTL_CONFIG", value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// The clock: every date decision takes this moment for now (RFC 3339, or local to the site)
+    #[arg(long, global = true, env = "TFTCTL_NOW", value_name = "TIME")]
+    pub now: Option<String>,
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
 
 /// The world as the command line describes it.
 pub struct Context {
