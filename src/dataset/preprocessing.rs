@@ -1,5 +1,7 @@
 //! Everything needed to turn a grid into a network's inputs, saved with every model as `preprocessing.json`.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use chrono_tz::Tz;
 use rayon::prelude::*;
@@ -7,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ModelConfig};
 use crate::error::{HintExt, Refusal};
+use crate::fsx;
 use crate::model::TftConfig;
 use crate::stats::{self, Moments};
 use crate::window::gaps::Gaps;
@@ -93,15 +96,20 @@ impl Preprocessing {
         positions(&self.metrics, &self.targets).expect("checked when fitted and when read")
     }
 
-    /// Checks what was read from disk.
+    /// Reads and checks what was stored with a model.
     ///
-    /// - Errors: a newer `format`, or parts that do not fit together.
+    /// - Errors: the file is missing, a newer program wrote it, or its parts do not fit together.
+    pub fn read(path: &Path) -> Result<Self> {
+        let found: Option<Self> = fsx::read_versioned(path, FORMAT)?;
+        let preprocessing = found.with_context(|| format!("find {}", path.display()))?;
+        preprocessing.ensure_valid().with_context(|| format!("check {}", path.display()))?;
+        Ok(preprocessing)
+    }
+
+    /// Checks that the parts fit together.
+    ///
+    /// - Errors: they do not.
     pub fn ensure_valid(&self) -> Result<()> {
-        ensure!(
-            self.format <= FORMAT,
-            "preprocessing has format {}, this program knows up to {FORMAT}",
-            self.format
-        );
         positions(&self.metrics, &self.targets)?;
         let scaler = &self.scaler;
         let fits = scaler.servers.len() == self.vocabulary.servers.len()

@@ -86,7 +86,7 @@ fn a_doctored_or_foreign_verdict_does_not_count() {
     fs::write(&path, text.replace("\"outcome\": \"worse\"", "\"outcome\": \"passed\"")).unwrap();
     refused(shelf.promote(0), Exit::Refused, "contradicts its own checks");
     fs::write(&path, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
-    refused(shelf.promote(0), Exit::Refused, "newer tftctl");
+    refused(shelf.promote(0), Exit::Refused, "a newer one wrote it");
     fs::write(&path, "{").unwrap();
     refused(shelf.promote(0), Exit::Refused, "does not count");
 }
@@ -378,17 +378,17 @@ fn a_plan_that_is_out_of_date_deletes_nothing() {
     assert_eq!(shelf.registry.ids().unwrap().len(), 3);
     assert!(shelf.registry.unpin(&id(0), "", By::Operator, night(9)).unwrap());
     assert!(!shelf.registry.unpin(&id(0), "", By::Operator, night(9)).unwrap());
-    fs::create_dir(shelf.dir.path().join("models/.staging-pruned-x")).unwrap();
+    fs::create_dir(shelf.dir.path().join("models/.pruned-x")).unwrap();
     shelf.registry.apply_prune(&plan, By::Operator, night(9)).unwrap();
     assert_eq!(shelf.registry.ids().unwrap(), [id(2)]);
-    assert!(!shelf.dir.path().join("models/.staging-pruned-x").exists());
+    assert!(!shelf.dir.path().join("models/.pruned-x").exists());
 }
 
 #[test]
 fn a_pruning_that_was_stopped_is_finished_by_the_next() {
     let shelf = Shelf::with_models(3);
     let models = shelf.dir.path().join("models");
-    let aside = |n: i64| models.join(format!(".staging-pruned-{}", id(n)));
+    let aside = |n: i64| models.join(format!(".pruned-{}", id(n)));
     fs::rename(shelf.registry.model_dir(&id(0)), aside(0)).unwrap();
     fs::rename(shelf.registry.model_dir(&id(1)), aside(1)).unwrap();
     shelf.registry.audit.append(Deed::new(Act::Prune, id(1).as_str(), By::Nightly, "old", night(3))).unwrap();

@@ -14,6 +14,7 @@ use super::grow::grow_tables;
 use super::guard::Guard;
 use super::head;
 use super::record::TrainRecord;
+use crate::calendar::to_utc;
 use crate::config::Config;
 use crate::dataset::Preprocessing;
 use crate::error::{HintExt, Refusal};
@@ -28,6 +29,13 @@ pub struct Material<'a> {
     pub window_id: &'a str,
     pub grid: &'a Arc<Grid>,
     pub split: &'a Split,
+}
+
+impl Material<'_> {
+    /// End of the newest training target.
+    pub fn trained_until(&self) -> DateTime<Utc> {
+        to_utc(self.grid.time_ms(self.split.train_end))
+    }
 }
 
 /// Everything a training session continues from, in memory.
@@ -61,6 +69,7 @@ pub struct Origin {
     total_steps: u64,
     total_batches: u64,
     moment_steps: u64,
+    trained_until: DateTime<Utc>,
     config: TftConfig,
     preprocessing: Preprocessing,
     weights: HashMap<String, Tensor>,
@@ -79,6 +88,7 @@ impl Origin {
             total_steps: state.total_steps,
             total_batches: state.total_batches,
             moment_steps: state.moment_steps,
+            trained_until: state.trained_until,
             config: checkpoint.config,
             preprocessing: checkpoint.preprocessing,
             weights: checkpoint.weights,
@@ -102,6 +112,7 @@ impl Origin {
             total_steps: manifest.total_steps,
             total_batches: TrainRecord::read(dir)?.total_batches,
             moment_steps: 0,
+            trained_until: manifest.trained_until,
             weights: named_weights(&model.params),
             config: model.config,
             preprocessing: model.preprocessing,
@@ -131,6 +142,7 @@ impl Footing {
             moment_steps: 0,
             seed,
             parent: None,
+            trained_until: setting.material.trained_until(),
             run: new_run(setting, &params, preprocessing.vocabulary.servers.len())?,
         };
         Ok(Self { state, config, preprocessing, params, moments: None })
@@ -162,6 +174,7 @@ impl Footing {
             moment_steps: origin.moment_steps,
             seed: setting.config.training.seed,
             parent: origin.parent,
+            trained_until: origin.trained_until.max(setting.material.trained_until()),
             run: new_run(setting, &params, n_new_servers)?,
         };
         let moments = (!origin.moments.is_empty()).then_some(origin.moments);
