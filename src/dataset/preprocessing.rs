@@ -81,7 +81,12 @@ impl Preprocessing {
             Some(prior) => prior.clone(),
             None => begin(grid, config, learners.len())?,
         };
-        fitted.ensure_same_lineage(grid, config)?;
+        if let Some(what) = fitted.difference(config) {
+            return Err(Refusal::usage(format!("{what} differ from those the lineage was trained with")))
+                .hint(|| "`tftctl train --fresh` starts a new lineage".into());
+        }
+        let (of_grid, of_lineage) = (grid.step_secs, fitted.step_secs);
+        ensure!(of_grid == of_lineage, "the window has steps of {of_grid} s, the lineage of {of_lineage} s");
         fitted.learn(grid, split, &learners)?;
         Ok(fitted)
     }
@@ -145,7 +150,9 @@ impl Preprocessing {
         Ok(())
     }
 
-    fn ensure_same_lineage(&self, grid: &Grid, config: &Config) -> Result<()> {
+    /// What of the config is not as it was when the lineage began, if anything is not: its data can then no longer
+    /// feed these weights.
+    pub fn difference(&self, config: &Config) -> Option<&'static str> {
         let model = &config.model;
         let metrics: Vec<String> = config.metrics.iter().map(|metric| metric.name.clone()).collect();
         let differs = [
@@ -154,16 +161,10 @@ impl Preprocessing {
             ("model.quantiles", self.quantiles != model.quantiles),
             ("model.encoder_length", self.encoder_length != model.encoder_length),
             ("model.horizon", self.horizon != model.horizon),
-            ("series.step_secs", self.step_secs != grid.step_secs),
+            ("series.step_secs", self.step_secs != config.series.step_secs),
             ("timezone", self.zone != config.timezone),
         ];
-        match differs.iter().find(|(_, differs)| *differs) {
-            None => Ok(()),
-            Some((what, _)) => {
-                Err(Refusal::usage(format!("{what} differ from those the lineage was trained with")))
-                    .hint(|| "`tftctl train --fresh` starts a new lineage".into())
-            }
-        }
+        differs.iter().find(|(_, differs)| *differs).map(|(what, _)| *what)
     }
 }
 

@@ -59,6 +59,11 @@ pub struct RolledBack {
 }
 
 impl Champion {
+    /// Whether it is this model, with these very bytes.
+    pub fn serves(&self, id: &ModelId, weights_sha256: &str) -> bool {
+        self.model_id == *id && self.weights_sha256 == weights_sha256
+    }
+
     /// The champions before this one, newest first.
     pub fn predecessors(&self) -> impl Iterator<Item = &ModelId> {
         self.previous.iter().chain(&self.earlier)

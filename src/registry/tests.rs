@@ -110,7 +110,19 @@ fn force_overrules_the_exam_but_not_sanity() {
     shelf.store(&exam);
     refused(shelf.force(0), Exit::Refused, "NaN");
     assert!(shelf.registry.champion().unwrap().is_none());
+    refused(shelf.force(1), Exit::Refused, "never examined");
+    let error = shelf.force(1).unwrap_err();
+    assert!(crate::error::message_and_hint(&error).1.unwrap().contains("`tftctl validate` first"));
+    let mut exam = shelf.exam(1);
+    worsen(exam.challenger.as_mut().unwrap(), 9.0);
+    exam.challenger.as_mut().unwrap().coverage = Some(0.1);
+    shelf.store(&exam);
+    let obstacles = |n, is_forced| shelf.registry.promotion_obstacles(&id(n), is_forced).unwrap();
+    assert!(
+        !obstacles(0, true).is_empty() && !obstacles(1, false).is_empty() && obstacles(1, true).is_empty()
+    );
     shelf.force(1).unwrap();
+    assert!(obstacles(1, false).is_empty(), "promoting the champion again does nothing");
     let line = &shelf.registry.audit.entries().unwrap()[0].deed;
     assert!(line.forced && line.reason == "I know better");
 }

@@ -77,6 +77,12 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// What of the config differs from what the weights were trained for, if anything does.
+    pub fn difference(&self, config: &Config) -> Option<&'static str> {
+        let of_data = self.preprocessing.difference(config);
+        of_data.or_else(|| network_difference(&self.config, &self.preprocessing.tft_config(&config.model)))
+    }
+
     /// A checkpoint; its parent is the model that was made of it, if one was.
     pub fn of_checkpoint(checkpoint: Checkpoint, published: Option<&Published>) -> Self {
         let state = checkpoint.state;
@@ -159,7 +165,10 @@ impl Footing {
         let preprocessing = Preprocessing::fit(grid, split, setting.config, Some(&prior))
             .context("extend the preprocessing")?;
         let config = preprocessing.tft_config(&setting.config.model);
-        ensure_same_network(&origin.config, &config)?;
+        if let Some(what) = network_difference(&origin.config, &config) {
+            let message = format!("{what} differ from those the lineage was trained with");
+            return Err(Refusal::usage(message)).hint(|| FRESH_HINT.into());
+        }
         grow_tables(&mut origin.weights, &config, &prior.vocabulary, &preprocessing, grid)?;
         let params = Params::from_tensors(&config, &origin.weights, setting.device)
             .context("take over the weights")
@@ -228,8 +237,8 @@ fn new_run(setting: &Setting<'_>, params: &Params, n_new_servers: usize) -> Resu
     })
 }
 
-/// Checks that weights trained for `old` fit `new` up to the rows of tables.
-fn ensure_same_network(old: &TftConfig, new: &TftConfig) -> Result<()> {
+/// What keeps weights trained for `old` from fitting `new`; the rows of tables may differ.
+fn network_difference(old: &TftConfig, new: &TftConfig) -> Option<&'static str> {
     let tables = |config: &TftConfig| -> Vec<(String, usize)> {
         let width = |t: &crate::model::EmbeddingSize| (t.name.clone(), config.embedding_size(t));
         config.embedding_sizes.iter().map(width).collect()
@@ -243,11 +252,5 @@ fn ensure_same_network(old: &TftConfig, new: &TftConfig) -> Result<()> {
         ("the outputs", old.output_sizes != new.output_sizes),
         ("the embedding tables", tables(old) != tables(new)),
     ];
-    match differs.iter().find(|(_, differs)| *differs) {
-        None => Ok(()),
-        Some((what, _)) => {
-            let message = format!("{what} differ from those the lineage was trained with");
-            Err(Refusal::usage(message)).hint(|| FRESH_HINT.into())
-        }
-    }
+    differs.iter().find(|(_, differs)| *differs).map(|(what, _)| *what)
 }

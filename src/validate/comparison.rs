@@ -38,8 +38,9 @@ pub(super) fn checks(challenger: &Scores, interval: Option<&Interval>, exam: &Ex
         return vec![Check::not_applicable(Group::Comparison, "comparison", "there is no champion yet")];
     };
     let Some(champion) = exam.champion else {
-        let explain = format!("the champion {champion_id} could not be scored on this holdout");
-        return vec![unknown(explain)];
+        let why = exam.champion_trouble.unwrap_or("it was not scored");
+        let explain = not_compared(champion_id, why);
+        return vec![Check::not_applicable(Group::Comparison, "comparison", explain)];
     };
     if !champion.loss.is_finite() || champion.n_not_finite > 0 {
         let explain =
@@ -52,6 +53,13 @@ pub(super) fn checks(challenger: &Scores, interval: Option<&Interval>, exam: &Ex
     let mut checks = vec![overall(interval, exam.config.tolerance), ceiling(interval, exam.ceiling)];
     checks.extend(slices(challenger, champion, exam.config.slice_ratio));
     checks
+}
+
+/// What a verdict says, and warns of, where there is a champion and no comparison.
+pub(super) fn not_compared(champion_id: &str, why: &str) -> String {
+    format!(
+        "NOT COMPARED with the champion {champion_id} ({why}): skill against the naive forecasts alone decides"
+    )
 }
 
 fn unknown(explain: String) -> Check {
