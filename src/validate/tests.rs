@@ -163,6 +163,8 @@ fn few_samples_decide_nothing() {
         exam.champion.as_mut().unwrap().sample_loss.truncate(9);
     };
     spoiled(nine, Outcome::Inconclusive, "comparison");
+    let one_moment = |exam: &mut Exam| exam.places.iter_mut().for_each(|place| place.cutoff = 288);
+    spoiled(one_moment, Outcome::Inconclusive, "comparison");
 }
 
 #[test]

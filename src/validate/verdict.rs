@@ -101,7 +101,7 @@ pub struct Verdict {
     pub champion_loss: Option<f64>,
     /// Summed loss over the champion's, on the same samples.
     pub ratio: Option<f64>,
-    /// Each bound alone is right 19 times in 20.
+    /// The bounds of the ratio; how often they hold is said in [`super::bootstrap`].
     pub ratio_low: Option<f64>,
     pub ratio_high: Option<f64>,
     pub persistence_loss: Option<f64>,
