@@ -138,7 +138,8 @@ impl Footing {
         let params = Params::init(&config, seed, setting.device).context("make the network")?;
         head::order_quantiles(&params, &preprocessing.quantiles)?;
         let stamp = setting.now.format("%Y%m%d_%H%M%S");
-        let digest = fsx::sha256_bytes(format!("{window_id} {seed} {}", setting.now).as_bytes());
+        let named = format!("{window_id} {seed} {} {}", config_digest(setting.config), setting.now);
+        let digest = fsx::sha256_bytes(named.as_bytes());
         let state = State {
             format: checkpoint::FORMAT,
             lineage: format!("lineage_{stamp}_{}", &digest[..6]),
