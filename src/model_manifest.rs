@@ -48,6 +48,8 @@ pub struct ModelManifest {
     pub parent: Option<String>,
     /// The window it was trained on.
     pub window_id: String,
+    /// End of the newest training target of the whole lineage: an exam must lie after it.
+    pub trained_until: DateTime<Utc>,
     /// The night it was trained for, if a night did it.
     pub logical_date: Option<NaiveDate>,
     /// Mean training loss of the last epoch, in scaled units.
@@ -68,10 +70,8 @@ impl ModelManifest {
     ///   folder, or contradicts itself. Files are not opened: see [`ModelManifest::verify`].
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        let value: serde_json::Value = fsx::read_json(&path)?;
-        ensure_readable_format(&path, &value, FORMAT)?;
-        let manifest: Self =
-            serde_json::from_value(value).with_context(|| format!("parse {}", path.display()))?;
+        let found: Option<Self> = fsx::read_versioned(&path, FORMAT)?;
+        let manifest = found.with_context(|| format!("find {}", path.display()))?;
         manifest.ensure_consistent(dir).with_context(|| format!("check {}", path.display()))?;
         Ok(manifest)
     }
@@ -132,20 +132,6 @@ impl ModelManifest {
     }
 }
 
-/// Refuses a state file that a newer program wrote.
-///
-/// - Errors: the `format` number in `value` is missing or above `newest`; the sentence names the file.
-pub fn ensure_readable_format(path: &Path, value: &serde_json::Value, newest: u32) -> Result<()> {
-    let format = value["format"].as_u64();
-    let format = format.with_context(|| format!("find a format number in {}", path.display()))?;
-    ensure!(
-        format <= u64::from(newest),
-        "{} has format {format}, written by a newer tftctl; this one reads up to {newest}",
-        path.display()
-    );
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +153,7 @@ mod tests {
             lineage: "l".into(),
             parent: None,
             window_id: "w".into(),
+            trained_until: DateTime::UNIX_EPOCH,
             logical_date: None,
             loss_train: 0.25,
             n_samples: 10,
@@ -203,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_manifest_that_cannot_be_is_refused() {
-        refused(|manifest| manifest.format = FORMAT + 1, "written by a newer tftctl");
+        refused(|manifest| manifest.format = FORMAT + 1, "a newer one wrote it");
         refused(|manifest| manifest.id = "tft_model_20260103_020000".into(), "not of tft_model_20260102");
         refused(|manifest| manifest.weights_sha256 = "00".into(), "weights_sha256");
         refused(|manifest| manifest.files[0].name = "../model.safetensors".into(), "no plain file name");

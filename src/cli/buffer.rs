@@ -9,6 +9,7 @@ use super::text;
 use crate::buffer::{
     AppendOptions, AppendReport, Buffer, BufferStatus, DayState, RotateOptions, RotateReport, Source,
 };
+use crate::clock::Clock;
 use crate::error::{Exit, HintExt, Refusal};
 use crate::site::Site;
 
@@ -102,7 +103,36 @@ fn append(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<E
         stop,
         ..AppendOptions::default()
     };
-    let (mut n_bad, mut n_rows) = (0, 0);
+    let mut reports = Vec::new();
+    let appended = append_each(args, &buffer, &options, clock, context, &mut reports);
+    // What is safe is told also where a later file failed; several files are still one document.
+    if !args.follow && context.output.json {
+        match (args.files.len(), reports.first()) {
+            (1, None) => {}
+            (1, Some(report)) => context.output.result(report, render_append)?,
+            _ => context.output.result(&reports, |_| String::new())?,
+        }
+    }
+    appended?;
+    let n_bad: u64 = reports.iter().map(|report| report.n_bad).sum();
+    if args.strict && n_bad > 0 {
+        let n_rows = reports.iter().map(|report| report.n_rows).sum();
+        return Err(Refusal::BadRows { n_bad, n_rows })
+            .hint(|| format!("{} holds them, with line and reason", site.quarantine_dir().display()));
+    }
+    Ok(Exit::Done)
+}
+
+/// Appends one file after the other; `reports` holds those that were finished. Texts and acknowledgements are told as
+/// they come.
+fn append_each(
+    args: &AppendArgs,
+    buffer: &Buffer,
+    options: &AppendOptions,
+    clock: Clock,
+    context: &Context,
+    reports: &mut Vec<AppendReport>,
+) -> anyhow::Result<()> {
     for path in &args.files {
         let source = match path.as_os_str() == "-" {
             true => Source::reader("stdin", std::io::stdin()),
@@ -115,21 +145,16 @@ fn append(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<E
                 acknowledged = acknowledge(report, context);
             }
         };
-        let report = buffer.append_with(source, &options, &clock, context.progress(), &mut on_ack)?;
+        let report = buffer.append_with(source, options, &clock, context.progress(), &mut on_ack)?;
         acknowledged?;
-        n_bad += report.n_bad;
-        n_rows += report.n_rows;
-        if args.follow && context.output.json {
-            acknowledge(&report, context)?;
-        } else {
-            context.output.result(&report, render_append)?;
+        match (args.follow, context.output.json) {
+            (true, true) => acknowledge(&report, context)?,
+            (false, true) => {}
+            (_, false) => context.output.data(&render_append(&report))?,
         }
+        reports.push(report);
     }
-    if args.strict && n_bad > 0 {
-        return Err(Refusal::BadRows { n_bad, n_rows })
-            .hint(|| format!("{} holds them, with line and reason", site.quarantine_dir().display()));
-    }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn acknowledge(report: &AppendReport, context: &Context) -> anyhow::Result<()> {

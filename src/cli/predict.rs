@@ -32,8 +32,8 @@ pub struct PredictArgs {
     /// Write here instead of standard output (parquet needs a file)
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Keep it under forecasts/, where the next night scores it
-    #[arg(long)]
+    /// Keep it under forecasts/, where the next night scores it: the champion's forecast of the whole fleet, from now
+    #[arg(long, conflicts_with_all = ["server", "model", "at"])]
     keep: bool,
     #[command(flatten)]
     device: DeviceArgs,
@@ -128,7 +128,7 @@ fn row(series: &SeriesForecast, quantiles: &[f64]) -> Vec<String> {
     let alert =
         series.alert.as_ref().filter(|alert| alert.chance >= 0.01).map_or_else(String::new, |alert| {
             format!(
-                "{:.0} % above {} by {}",
+                "{:.0} % above {} at {}",
                 alert.chance * 100.0,
                 alert.threshold,
                 alert.time.format("%H:%MZ")

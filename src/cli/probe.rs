@@ -1,6 +1,6 @@
 //! Loading a model in a fresh process, with the reader production uses: the exam's first check.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,11 @@ use crate::validate::ProbeReport;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Starts this program again to load the model in `dir`.
-pub fn probe(dir: &Path) -> ProbeReport {
-    probe_in_child(dir).unwrap_or_else(|error| ProbeReport {
-        loaded: false,
-        error: Some(format!("{error:#}")),
-        load_ms: 0.0,
-        weights_sha256: String::new(),
-    })
-}
-
-fn probe_in_child(dir: &Path) -> Result<ProbeReport> {
-    let program = std::env::current_exe().context("find this program")?;
-    let mut child = Command::new(program)
+///
+/// - Errors: the fresh process could not be started, took too long, or ended without a word; only a process that
+///   ran and said so speaks against the model.
+pub fn probe(dir: &Path) -> Result<ProbeReport> {
+    let mut child = Command::new(current_program()?)
         .args(["models", "probe"])
         .arg(dir)
         .stdin(Stdio::null())
@@ -35,7 +28,7 @@ fn probe_in_child(dir: &Path) -> Result<ProbeReport> {
     let started = Instant::now();
     while child.try_wait().context("wait for the fresh process")?.is_none() {
         if started.elapsed() > LIMIT {
-            child.kill().context("end the fresh process")?;
+            child.kill().and_then(|()| child.wait()).context("end the fresh process")?;
             anyhow::bail!("loading took more than {} s", LIMIT.as_secs());
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -43,6 +36,15 @@ fn probe_in_child(dir: &Path) -> Result<ProbeReport> {
     let output = child.wait_with_output().context("read from the fresh process")?;
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("the fresh process ended with {}", output.status))
+}
+
+/// This program's file; on Linux also when an update replaced it while this night was running: its path then names
+/// nothing any more, but the kernel still has the bytes.
+fn current_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("find this program")?;
+    let kept_open = Path::new("/proc/self/exe");
+    let is_replaced = !path.exists() && kept_open.exists();
+    Ok(if is_replaced { kept_open.to_owned() } else { path })
 }
 
 /// What the fresh process does: load and say how it went.

@@ -22,8 +22,9 @@ pub fn run(args: RollbackArgs, context: &Context) -> anyhow::Result<Exit> {
     let site = context.site()?;
     let now = context.clock(site.zone())?.now();
     let registry = Registry::open(&site);
-    let to = args.to.as_deref().map(|text| registry.resolve(text)).transpose()?;
+    // What `previous` names is asked under the lock: the run that was waited for may have moved the pointer.
     let _lock = site.lock("rollback", now, args.wait.duration())?;
+    let to = args.to.as_deref().map(|text| registry.resolve(text)).transpose()?;
     let options = RollbackOptions { to, reason: args.reason, by: By::Operator, verify_bytes: false };
     let rollback = registry.rollback(&options, now)?;
     for skipped in &rollback.skipped {

@@ -54,7 +54,7 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
     let held = buffer.status(now)?;
     let today = site.logical_date(now);
     let tomorrow = today.succ_opt().unwrap_or(today);
-    let nights = earlier_nights(site, tomorrow, 60)?;
+    let nights = earlier_nights(site, tomorrow, 60)?.nights;
     let newest_day = held.days.iter().map(|day| day.date).filter(|date| *date <= today).max();
     Ok(Status {
         site: site.root.clone(),

@@ -10,7 +10,7 @@ use super::text;
 use crate::error::{Exit, HintExt, Refusal};
 use crate::registry::Registry;
 use crate::site::Site;
-use crate::train::{self, Start, TrainOutcome, TrainRequest};
+use crate::train::{self, IfChanged, Start, TrainOutcome, TrainRequest};
 use crate::window::{self, Window};
 
 #[derive(Args)]
@@ -43,6 +43,9 @@ pub struct TrainArgs {
 pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Exit> {
     let site = context.site()?;
     let now = context.clock(site.zone())?.now();
+    let device = args.device.choice()?;
+    // Window and model are looked up under the lock: the run that was waited for may have made newer ones.
+    let _lock = site.lock("train", now, args.wait.duration())?;
     let window = chosen_window(&site, args.window.as_deref())?;
     let start = match &args.from {
         Some(text) => {
@@ -57,10 +60,10 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Exit> {
         epochs: args.epochs.unwrap_or(site.config.epochs_per_day),
         start,
         max_duration: args.max_duration.or(limit),
-        device: args.device.choice()?,
+        device,
         run_key: None,
+        if_changed: IfChanged::Refuse,
     };
-    let _lock = site.lock("train", now, args.wait.duration())?;
     let stop = context.stop_on_signal()?;
     let outcome = train::train(&site, &window, &request, &stop, now, context.progress())?;
     context.output.result(&outcome, render)?;

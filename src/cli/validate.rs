@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::context::Context;
+use super::context::{Context, WaitArgs};
 use super::device::DeviceArgs;
 use super::train::chosen_window;
 use super::{probe, text};
@@ -20,15 +20,19 @@ pub struct ValidateArgs {
     window: Option<String>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<Exit> {
     let site = context.site()?;
     let now = context.clock(site.zone())?.now();
     let registry = Registry::open(&site);
+    let device = args.device.resolve(context)?;
+    // It writes a verdict and perhaps an audit line, against the champion of this very moment.
+    let _lock = site.lock("validate", now, args.wait.duration())?;
     let model = registry.resolve(&args.model)?;
     let window = chosen_window(&site, args.window.as_deref())?;
-    let device = args.device.resolve(context)?;
     let sitting =
         Sitting { model: &model, window: &window, device: &device, by: By::Operator, probe: &probe::probe };
     let verdict = sit(&site, &registry, &sitting, now, context.progress())?;

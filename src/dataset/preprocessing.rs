@@ -1,5 +1,7 @@
 //! Everything needed to turn a grid into a network's inputs, saved with every model as `preprocessing.json`.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use chrono_tz::Tz;
 use rayon::prelude::*;
@@ -7,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ModelConfig};
 use crate::error::{HintExt, Refusal};
+use crate::fsx;
 use crate::model::TftConfig;
 use crate::stats::{self, Moments};
 use crate::window::gaps::Gaps;
@@ -78,7 +81,12 @@ impl Preprocessing {
             Some(prior) => prior.clone(),
             None => begin(grid, config, learners.len())?,
         };
-        fitted.ensure_same_lineage(grid, config)?;
+        if let Some(what) = fitted.difference(config) {
+            return Err(Refusal::usage(format!("{what} differ from those the lineage was trained with")))
+                .hint(|| "`tftctl train --fresh` starts a new lineage".into());
+        }
+        let (of_grid, of_lineage) = (grid.step_secs, fitted.step_secs);
+        ensure!(of_grid == of_lineage, "the window has steps of {of_grid} s, the lineage of {of_lineage} s");
         fitted.learn(grid, split, &learners)?;
         Ok(fitted)
     }
@@ -93,15 +101,20 @@ impl Preprocessing {
         positions(&self.metrics, &self.targets).expect("checked when fitted and when read")
     }
 
-    /// Checks what was read from disk.
+    /// Reads and checks what was stored with a model.
     ///
-    /// - Errors: a newer `format`, or parts that do not fit together.
+    /// - Errors: the file is missing, a newer program wrote it, or its parts do not fit together.
+    pub fn read(path: &Path) -> Result<Self> {
+        let found: Option<Self> = fsx::read_versioned(path, FORMAT)?;
+        let preprocessing = found.with_context(|| format!("find {}", path.display()))?;
+        preprocessing.ensure_valid().with_context(|| format!("check {}", path.display()))?;
+        Ok(preprocessing)
+    }
+
+    /// Checks that the parts fit together.
+    ///
+    /// - Errors: they do not.
     pub fn ensure_valid(&self) -> Result<()> {
-        ensure!(
-            self.format <= FORMAT,
-            "preprocessing has format {}, this program knows up to {FORMAT}",
-            self.format
-        );
         positions(&self.metrics, &self.targets)?;
         let scaler = &self.scaler;
         let fits = scaler.servers.len() == self.vocabulary.servers.len()
@@ -137,7 +150,9 @@ impl Preprocessing {
         Ok(())
     }
 
-    fn ensure_same_lineage(&self, grid: &Grid, config: &Config) -> Result<()> {
+    /// What of the config is not as it was when the lineage began, if anything is not: its data can then no longer
+    /// feed these weights.
+    pub fn difference(&self, config: &Config) -> Option<&'static str> {
         let model = &config.model;
         let metrics: Vec<String> = config.metrics.iter().map(|metric| metric.name.clone()).collect();
         let differs = [
@@ -146,16 +161,10 @@ impl Preprocessing {
             ("model.quantiles", self.quantiles != model.quantiles),
             ("model.encoder_length", self.encoder_length != model.encoder_length),
             ("model.horizon", self.horizon != model.horizon),
-            ("series.step_secs", self.step_secs != grid.step_secs),
+            ("series.step_secs", self.step_secs != config.series.step_secs),
             ("timezone", self.zone != config.timezone),
         ];
-        match differs.iter().find(|(_, differs)| *differs) {
-            None => Ok(()),
-            Some((what, _)) => {
-                Err(Refusal::usage(format!("{what} differ from those the lineage was trained with")))
-                    .hint(|| "`tftctl train --fresh` starts a new lineage".into())
-            }
-        }
+        differs.iter().find(|(_, differs)| *differs).map(|(what, _)| *what)
     }
 }
 

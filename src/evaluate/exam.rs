@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 
 use super::baselines::{Baseline, Ground, Naive};
@@ -11,7 +11,7 @@ use super::forecast::for_each_batch;
 use super::score::Scorer;
 use super::scores::Scores;
 use crate::config::Config;
-use crate::dataset::{Dataset, SampleKey};
+use crate::dataset::{Dataset, Preprocessing, SampleKey};
 use crate::progress::{Progress, Tick};
 use crate::schema::Metric;
 use crate::train::artifact::TrainedModel;
@@ -78,7 +78,7 @@ pub fn score_model(
     forecaster: &str,
     progress: &dyn Progress,
 ) -> Result<Scores> {
-    ensure_same_subject(model, exam.config).with_context(|| format!("examine {forecaster}"))?;
+    ensure_examinable(&model.preprocessing, exam.config).with_context(|| format!("examine {forecaster}"))?;
     let max_gap_steps = exam.config.window.max_gap_steps;
     let dataset = Dataset::new(exam.grid.clone(), model.preprocessing.clone(), max_gap_steps)?;
     let mut scorer = exam.scorer()?;
@@ -121,8 +121,21 @@ pub fn score_baselines(exam: &Exam<'_>) -> Result<Vec<Scores>> {
     Ok(scores)
 }
 
-fn ensure_same_subject(model: &TrainedModel, config: &Config) -> Result<()> {
-    let (found, asked) = (&model.preprocessing, &config.model);
+/// Checks that a model can sit an exam set by `config` at all.
+///
+/// - Errors: it forecasts other targets, quantiles, lengths or steps, or needs a metric that is no more.
+pub fn ensure_examinable(model: &Preprocessing, config: &Config) -> Result<()> {
+    let (found, asked) = (model, &config.model);
+    let is_known = |name: &&String| config.metrics.iter().any(|metric| metric.name == **name);
+    if let Some(gone) = found.metrics.iter().find(|name| !is_known(name)) {
+        bail!("it needs the metric {gone}, which the config no longer lists");
+    }
+    ensure!(
+        found.step_secs == config.series.step_secs,
+        "its steps have {} s, asked are {}",
+        found.step_secs,
+        config.series.step_secs
+    );
     ensure!(
         found.targets == asked.targets,
         "it forecasts {:?}, asked are {:?}",

@@ -11,7 +11,7 @@ pub mod forecast;
 pub mod score;
 pub mod scores;
 
-pub use exam::{Exam, score_baselines, score_model};
+pub use exam::{Exam, ensure_examinable, score_baselines, score_model};
 pub use forecast::{Forecasts, predict};
 pub use scores::{Scores, Slice, TargetScores};
 

@@ -3,13 +3,16 @@
 //! Owns `state/nights/YYYY-MM-DD.json` ([`state`]). A night is keyed by its logical date: a repeat of a finished one
 //! does nothing; a killed one goes on at the stage it was in; a failed one is tried again. Every stage calls what the
 //! subcommand of its name calls. The site lock is held from the first stage to the last.
+//!
+//! The start's moment decides the logical date, the window and the names of files; what happens later in the night
+//! (promotion, forecast, record) carries its own time.
 
 mod record;
+mod retention;
 mod stages;
 mod start;
 pub mod state;
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -25,7 +28,7 @@ use crate::progress::{Progress, Tee};
 use crate::report::{NightRecord, TrainingLog, append_record, messages_for, render_line};
 use crate::site::Site;
 use crate::train::DeviceChoice;
-use crate::validate::ProbeReport;
+use crate::validate::Probe;
 use stages::Run;
 use state::{Finish, Night};
 
@@ -48,8 +51,7 @@ pub struct Tools<'a> {
     pub progress: &'a dyn Progress,
     /// Set when the night is to end after a checkpoint.
     pub stop: &'a AtomicBool,
-    /// Loads a model folder in a fresh process.
-    pub probe: &'a dyn Fn(&Path) -> ProbeReport,
+    pub probe: &'a Probe<'a>,
     /// Looks up the environment, for secrets.
     pub env: &'a EnvLookup<'a>,
 }
@@ -102,17 +104,22 @@ pub fn run(site: &Site, request: &NightRequest, tools: &Tools<'_>) -> Result<Nig
         both.warn("interrupted: the next start of this night goes on from the checkpoint");
         return Err(ending.expect_err("it was just seen to be one"));
     }
-    let record = record::of_night(site, &night, &ending, now, started.elapsed());
+    let ended_at = tools.clock.now();
+    let record = record::of_night(site, &night, &ending, ended_at, started.elapsed());
     log.note(&render_line(&record));
     tell(site, tools, &record, &both)?;
     let exit_code = match ending {
         Ok(exit) => exit.code(),
         Err(error) => {
             log.warn(&message_and_hint(&error).0);
+            // The warnings of this start belong to the night, which a later start ends.
+            if let Err(unsaved) = night.save(site) {
+                both.warn(&format!("the night could not be stored: {unsaved:#}"));
+            }
             return Err(error);
         }
     };
-    night.finish = Some(Finish { at: now, exit_code, summary: render_line(&record) });
+    night.finish = Some(Finish { at: ended_at, exit_code, summary: render_line(&record) });
     night.save(site)?;
     if let Some(failure) = log.failure() {
         tools.progress.warn(&format!("the night's log is not complete: {failure}"));
@@ -139,13 +146,13 @@ fn tell(site: &Site, tools: &Tools<'_>, record: &NightRecord, progress: &dyn Pro
 
 /// Deletes what killed runs left unfinished; the caller holds the site lock.
 ///
-/// Models and checkpoints are written under that lock only. Windows, forecasts and state are written by others too,
-/// none of which takes a day.
+/// Models, checkpoints and nights are written under that lock only. Windows, forecasts, logs and other state are
+/// written by others too, none of which takes a day.
 fn sweep(site: &Site) -> Result<()> {
-    for dir in [site.models_dir(), site.checkpoints_dir()] {
+    for dir in [site.models_dir(), site.checkpoints_dir(), state::dir(site)] {
         fsx::sweep_staging(&dir, Duration::ZERO)?;
     }
-    for dir in [site.windows_dir(), site.forecasts_dir(), site.state_dir()] {
+    for dir in [site.windows_dir(), site.forecasts_dir(), site.state_dir(), site.log_dir()] {
         fsx::sweep_staging(&dir, Duration::from_secs(24 * 3600))?;
     }
     Ok(())

@@ -12,7 +12,8 @@ use crate::report::{NightOutcome, NightRecord, StageRecord};
 use crate::site::Site;
 use crate::validate::Outcome;
 
-/// The record of a night that ended with `ending`; `duration` is that of its last start.
+/// The record of a night that ended with `ending` at `now`; `duration` is that of its last start. An interrupted start
+/// ends no night and has no record: the next start goes on from its checkpoint.
 pub(super) fn of_night(
     site: &Site,
     night: &Night,
@@ -23,6 +24,7 @@ pub(super) fn of_night(
     let done = &night.done;
     let mut record = NightRecord::new(night.logical_date, outcome(night, ending), now);
     record.warnings = night.warnings.clone();
+    record.warnings.extend(days_failed(night).map(|day| format!("not sealed: {day}")));
     record.compute_hours = Some(duration.as_secs_f64() / 3600.0);
     let stage = |time: &super::state::StageTime| StageRecord {
         name: time.stage.clone(),
@@ -63,11 +65,15 @@ pub(super) fn of_night(
     record
 }
 
+/// The days that the last rotation of the night could not seal, each with its error.
+fn days_failed(night: &Night) -> impl Iterator<Item = &String> {
+    night.done.rotate.iter().flat_map(|rotate| &rotate.days_failed)
+}
+
 fn outcome(night: &Night, ending: &Result<Exit>) -> NightOutcome {
     if let Err(error) = ending {
         return match error.downcast_ref::<Refusal>() {
             Some(Refusal::NotEnoughData { .. }) => NightOutcome::NotEnoughData,
-            Some(Refusal::Interrupted { .. }) => NightOutcome::Interrupted,
             _ if night.done.window.is_some() && night.done.train.is_none() => NightOutcome::TrainingFailed,
             _ => NightOutcome::Failed,
         };

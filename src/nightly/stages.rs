@@ -1,9 +1,10 @@
 //! The stages of a night, each skipped if an earlier start finished it.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::start::plan_start;
@@ -11,17 +12,19 @@ use super::state::{
     Done, ExamSummary, Night, PromoteSummary, RotateSummary, StageTime, TrainSummary, WindowSummary,
     earlier_nights,
 };
-use super::{NightRequest, Tools};
+use super::{NightRequest, Tools, retention};
 use crate::buffer::{Buffer, RotateOptions};
 use crate::error::{Exit, Refusal};
 use crate::forecast::{self, ForecastRequest, ForecastSummary, LiveScores};
-use crate::progress::Progress;
+use crate::progress::{Progress, Tee, Tick};
 use crate::registry::{By, ModelId, PromoteOptions, Registry};
-use crate::report::{apply_log_retention, plan_log_retention};
 use crate::site::Site;
-use crate::train::{self, Start, TrainRequest};
+use crate::train::{self, IfChanged, Start, TrainRequest};
 use crate::validate::{NextStart, Sitting, Verdict, sit};
 use crate::window::{self, Window, WindowRequest};
+
+/// Nights before tonight that decide where it starts from.
+const NIGHTS_LOOKED_AT: usize = 60;
 
 /// One line of a dry run.
 #[derive(Clone, Debug, Serialize)]
@@ -37,7 +40,7 @@ pub fn plan(site: &Site, now: DateTime<Utc>) -> Result<Vec<PlannedStage>> {
     let night = Night::begin(site, date, now)?;
     let registry = Registry::open(site);
     let champion = registry.pointer()?;
-    let start = plan_start(&earlier_nights(site, date, 60)?, champion.as_ref());
+    let start = plan_start(&earlier_nights(site, date, NIGHTS_LOOKED_AT)?.nights, champion.as_ref());
     let done = &night.done;
     let is_over = night.finish.is_some();
     let days = site.config.training_window_days;
@@ -52,7 +55,11 @@ pub fn plan(site: &Site, now: DateTime<Utc>) -> Result<Vec<PlannedStage>> {
     };
     let line = |stage, is_done, what: String| PlannedStage { stage, is_done: is_done || is_over, what };
     Ok(vec![
-        line("rotate", done.rotate.is_some(), format!("seal the days before {date}, apply retention")),
+        line(
+            "rotate",
+            done.rotate.as_ref().is_some_and(RotateSummary::is_complete),
+            format!("seal the days before {date}, apply retention"),
+        ),
         line("score", done.live.is_some(), "score the last kept forecast against the truth".into()),
         line("window", done.window.is_some(), format!("{days} days up to {date}")),
         line(
@@ -98,6 +105,8 @@ impl<'a> Run<'a> {
 
     /// Does what is left of the night.
     pub fn finish(mut self) -> Result<Exit> {
+        // Days that failed are tried again.
+        self.night.done.rotate.take_if(|rotate| !rotate.is_complete());
         self.stage("rotate", |done| &mut done.rotate, Self::rotate)?;
         self.stage("score", |done| &mut done.live, Self::score)?;
         self.stage("window", |done| &mut done.window, Self::window)?;
@@ -107,7 +116,10 @@ impl<'a> Run<'a> {
         if self.registry.pointer()?.is_some() {
             self.stage("predict", |done| &mut done.predict, Self::predict)?;
         }
-        self.tidy();
+        let (today, now) = (self.night.logical_date, self.tools.clock.now());
+        for warning in retention::apply(self.site, &self.registry, today, now) {
+            self.warn(warning);
+        }
         Ok(exam.outcome.exit())
     }
 
@@ -135,7 +147,14 @@ impl<'a> Run<'a> {
     fn rotate(&mut self) -> Result<RotateSummary> {
         let options = RotateOptions { include_open: false, dry_run: false };
         let report = self.buffer.rotate(&options, self.now, self.progress)?;
-        Ok(RotateSummary::of(&report))
+        for warning in &report.warnings {
+            self.warn(warning.clone());
+        }
+        let summary = RotateSummary::of(&report);
+        for day in &summary.days_failed {
+            self.progress.warn(&format!("not sealed: {day}"));
+        }
+        Ok(summary)
     }
 
     /// A missing or unreadable old forecast is no reason to stop a night.
@@ -158,8 +177,9 @@ impl<'a> Run<'a> {
         let request = WindowRequest { days: None, end: Some(self.night.logical_date), holdout_extra_days };
         let window = window::build(self.site, &request, self.now, self.progress)?;
         let manifest = &window.manifest;
+        // Building the window has told them.
         for finding in &manifest.quality.findings {
-            self.warn(finding.message.clone());
+            self.remember(finding.message.clone());
         }
         Ok(WindowSummary {
             window_id: window.id.clone(),
@@ -169,34 +189,62 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn start_plan(&self) -> Result<super::StartPlan> {
-        let earlier = earlier_nights(self.site, self.night.logical_date, 60)?;
-        Ok(plan_start(&earlier, self.registry.pointer()?.as_ref()))
+    fn start_plan(&mut self) -> Result<super::StartPlan> {
+        let champion = self.registry.pointer()?;
+        Ok(plan_start(&self.earlier()?, champion.as_ref()))
+    }
+
+    fn earlier(&mut self) -> Result<Vec<Night>> {
+        let earlier = earlier_nights(self.site, self.night.logical_date, NIGHTS_LOOKED_AT)?;
+        for warning in earlier.warnings {
+            self.warn(warning);
+        }
+        Ok(earlier.nights)
     }
 
     fn train(&mut self) -> Result<TrainSummary> {
-        let plan = self.start_plan()?;
-        self.progress.note(&format!("start: {}", plan.reason));
-        let start = match (plan.start, self.registry.pointer()?) {
-            (NextStart::ChampionCheckpoint, Some(champion)) => {
-                Start::From(self.registry.model_dir(&champion.model_id))
-            }
-            _ => Start::Resume,
-        };
-        let hours = self.site.config.max_training_duration_hours;
+        let start = self.training_start()?;
+        let initial_epochs = self.site.config.initial_epochs;
         let request = TrainRequest {
-            epochs: self.night.n_epochs,
+            epochs: if start == Start::Fresh { initial_epochs } else { self.night.n_epochs },
             start,
-            max_duration: self
-                .request
-                .max_duration
-                .or_else(|| Duration::try_from_secs_f64(hours * 3600.0).ok()),
+            max_duration: self.training_limit()?,
             device: self.request.device,
             run_key: Some(self.night.logical_date.to_string()),
+            if_changed: IfChanged::Fresh { epochs: initial_epochs },
         };
         let window = self.night_window()?;
-        let outcome = train::train(self.site, &window, &request, self.tools.stop, self.now, self.progress)?;
-        Ok(TrainSummary::of(&outcome))
+        let told = Told::default();
+        let both = Tee(self.progress, &told);
+        let outcome = train::train(self.site, &window, &request, self.tools.stop, self.now, &both);
+        self.remember_all(told);
+        Ok(TrainSummary::of(&outcome?))
+    }
+
+    /// Where the training starts; a champion that cannot be trained from must not stop every night from now on.
+    fn training_start(&mut self) -> Result<Start> {
+        let plan = self.start_plan()?;
+        self.progress.note(&format!("start: {}", plan.reason));
+        let (NextStart::ChampionCheckpoint, Some(champion)) = (plan.start, self.registry.pointer()?) else {
+            return Ok(Start::Resume);
+        };
+        let dir = self.registry.model_dir(&champion.model_id);
+        let Some(why) = train::obstacle_to_start_from(&dir, &self.site.config) else {
+            return Ok(Start::From(dir));
+        };
+        self.warn(format!(
+            "training cannot go back to the champion {} ({why}): a new lineage begins",
+            champion.model_id
+        ));
+        Ok(Start::Fresh)
+    }
+
+    /// The night's limit less what the exam will need.
+    fn training_limit(&mut self) -> Result<Option<Duration>> {
+        let hours = self.site.config.max_training_duration_hours;
+        let of_config = || Duration::try_from_secs_f64(hours * 3600.0).ok();
+        let Some(limit) = self.request.max_duration.or_else(of_config) else { return Ok(None) };
+        Ok(Some(limit - exam_reserve(limit, &self.earlier()?)))
     }
 
     fn night_window(&self) -> Result<Window> {
@@ -219,7 +267,11 @@ impl<'a> Run<'a> {
             by: By::Nightly,
             probe: self.tools.probe,
         };
-        let verdict = sit(self.site, &self.registry, &sitting, self.now, self.progress)?;
+        let told = Told::default();
+        let both = Tee(self.progress, &told);
+        let verdict = sit(self.site, &self.registry, &sitting, self.tools.clock.now(), &both);
+        self.remember_all(told);
+        let verdict = verdict?;
         self.tell_verdict(&verdict);
         Ok(ExamSummary::of(&verdict))
     }
@@ -247,9 +299,8 @@ impl<'a> Run<'a> {
             return Ok(stays("enable_auto_deploy is off"));
         }
         let id = self.challenger()?;
-        let promotion =
-            self.registry.promote(&id, &PromoteOptions { by: By::Nightly, force: None }, self.now);
-        match promotion {
+        let options = PromoteOptions { by: By::Nightly, force: None };
+        match self.registry.promote(&id, &options, self.tools.clock.now()) {
             Ok(promotion) => {
                 for note in &promotion.notes {
                     self.progress.note(note);
@@ -281,7 +332,9 @@ impl<'a> Run<'a> {
 
     fn forecast(&mut self) -> Result<ForecastSummary> {
         let (device, _) = self.request.device.resolve()?;
-        let request = ForecastRequest { model: None, servers: Vec::new(), at: self.now, device: &device };
+        // Hours may have passed since the night began: the forecast is made from the rows of now.
+        let at = self.tools.clock.now();
+        let request = ForecastRequest { model: None, servers: Vec::new(), at, device: &device };
         let forecast = forecast::make(self.site, &request, self.progress)?;
         let path = forecast::keep(self.site, self.night.logical_date, &forecast)?;
         let n_servers = forecast.n_servers();
@@ -294,28 +347,64 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Applies the retention rules of what a night leaves behind; a failure is told and tried again tomorrow.
-    fn tidy(&mut self) {
-        if let Err(error) = tidy(self.site, &self.registry, self.night.logical_date, self.now) {
-            self.warn(format!("retention: {error:#}"));
+    /// Tells a warning and keeps it for the night's record.
+    fn warn(&mut self, message: String) {
+        self.progress.warn(&message);
+        self.remember(message);
+    }
+
+    /// Keeps a warning that was told already; once, however many starts it takes.
+    fn remember(&mut self, message: String) {
+        if !self.night.warnings.contains(&message) {
+            self.night.warnings.push(message);
         }
     }
 
-    fn warn(&mut self, message: String) {
-        self.progress.warn(&message);
-        self.night.warnings.push(message);
+    fn remember_all(&mut self, told: Told) {
+        for message in told.0.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            self.remember(message);
+        }
     }
 }
 
-fn tidy(site: &Site, registry: &Registry, today: NaiveDate, now: DateTime<Utc>) -> Result<()> {
-    let retention = &site.config.retention;
-    for path in forecast::plan_retention(site, today, retention.forecasts_days)? {
-        std::fs::remove_file(&path).with_context(|| format!("delete {}", path.display()))?;
+/// Time kept for the exam: a tenth of the limit, or what the last exam took, but never more than half.
+fn exam_reserve(limit: Duration, earlier: &[Night]) -> Duration {
+    let stages = earlier.iter().flat_map(|night| &night.stages);
+    let last_exam = stages.into_iter().find(|stage| stage.stage == "validate");
+    let secs = last_exam.map_or(0.0, |exam| exam.duration_secs);
+    let last = Duration::try_from_secs_f64(secs).unwrap_or_default();
+    (limit / 10).max(last).min(limit / 2)
+}
+
+/// The warnings a stage gave.
+#[derive(Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Progress for Told {
+    fn stage(&self, _name: &str) {}
+    fn note(&self, _message: &str) {}
+    fn tick(&self, _tick: &Tick<'_>) {}
+    fn warn(&self, message: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
     }
-    registry.apply_prune(&registry.plan_prune(retention.models, now)?, By::Nightly, now)?;
-    let named = |entry: crate::registry::ModelEntry| entry.manifest.map(|manifest| manifest.window_id);
-    let in_use: Vec<String> = registry.list()?.into_iter().filter_map(named).collect();
-    window::prune(site, today, retention.windows_days, &in_use)?;
-    apply_log_retention(&plan_log_retention(&site.log_dir(), today, retention.logs_days)?)?;
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exam_gets_its_time() {
+        let mut night = Night::new("2024-01-01".parse().unwrap(), DateTime::UNIX_EPOCH, 1);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(exam_reserve(hour, &[night.clone()]), hour / 10);
+        let mut case = |secs, expected| {
+            night.stages = vec![StageTime { stage: "validate".into(), duration_secs: secs }];
+            assert_eq!(exam_reserve(hour, &[night.clone()]).as_secs(), expected);
+        };
+        case(60.0, 360);
+        case(1000.0, 1000);
+        case(9000.0, 1800);
+        case(-1.0, 360);
+    }
 }

@@ -30,7 +30,7 @@ pub fn plan_start(earlier: &[Night], champion: Option<&Champion>) -> StartPlan {
     let n_waiting = earlier
         .iter()
         .filter(|night| night.done.exam.is_some())
-        .take_while(|night| !night.has_promoted())
+        .take_while(|night| !night.has_promoted() && !has_passed(night))
         .count();
     let Some(exam) = &last.done.exam else { return own(0, "there was no night before") };
     let start = exam.outcome.next_start(nights_of_this_try(n_waiting));
@@ -42,6 +42,12 @@ pub fn plan_start(earlier: &[Night], champion: Option<&Champion>) -> StartPlan {
         (_, false) => "the last model was not promoted; the holdout grows",
     };
     StartPlan { start, reason }
+}
+
+/// A model that passed and was left to a person to promote: the holdout after it need not grow, and growing it over
+/// those nights would reach into what they were trained on.
+fn has_passed(night: &Night) -> bool {
+    night.done.exam.as_ref().is_some_and(|exam| exam.outcome.may_promote())
 }
 
 /// Nights since the last promotion or return to the champion: after a return the count begins anew.
@@ -102,6 +108,9 @@ mod tests {
         case(&[Worse; 7], Some(&served), back);
         case(&[Worse; 8], Some(&served), own(1));
         case(&[Unfit], None, own(0));
+        let mut waiting = [night("2024-01-28", Inconclusive), night("2024-01-27", Passed)];
+        waiting[1].done.promote.as_mut().unwrap().promoted = false;
+        assert_eq!(plan_start(&waiting, Some(&served)).start, own(1), "passed, left to a person");
         case(&[Passed], Some(&champion("rollback", "2024-01-28T09:00:00Z")), back);
         case(&[Passed], Some(&champion("rollback", "2024-01-27T09:00:00Z")), own(0));
     }

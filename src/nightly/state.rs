@@ -5,15 +5,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-use chrono::{DateTime, NaiveDate, Utc};
+use anyhow::{Context, Result};
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::RotateReport;
 use crate::forecast::{ForecastSummary, LiveScores};
 use crate::fsx;
 use crate::site::Site;
-use crate::train::TrainOutcome;
+use crate::train::{TrainOutcome, checkpoint};
 use crate::validate::{Outcome, Verdict};
 
 const FORMAT: u32 = 1;
@@ -62,6 +62,10 @@ pub struct RotateSummary {
     pub n_days_sealed: usize,
     pub n_days_deleted: usize,
     pub n_rows: u64,
+    /// Days that could not be sealed, each with its error. While there are any, the stage is not done: the night
+    /// goes on, and a later start tries them again.
+    #[serde(default)]
+    pub days_failed: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -133,7 +137,13 @@ impl RotateSummary {
             n_days_sealed: report.sealed.len(),
             n_days_deleted: report.n_days_deleted,
             n_rows: report.sealed.iter().map(|day| day.n_rows).sum(),
+            days_failed: report.failed.iter().map(|day| format!("{}: {}", day.date, day.error)).collect(),
         }
+    }
+
+    /// Whether there is nothing left to try again.
+    pub fn is_complete(&self) -> bool {
+        self.days_failed.is_empty()
     }
 }
 
@@ -188,9 +198,10 @@ impl Default for ExamSummary {
 impl Night {
     /// The night of `logical_date` as it was left, or a new one; counts this start.
     pub fn begin(site: &Site, logical_date: NaiveDate, now: DateTime<Utc>) -> Result<Self> {
-        let found: Option<Self> = fsx::read_json_if_exists(&path(site, logical_date))?;
-        let mut night = found.unwrap_or_else(|| Self::new(logical_date, now, epochs(site)));
-        anyhow::ensure!(night.format <= FORMAT, "the night of {logical_date} was written by a newer tftctl");
+        let mut night = match fsx::read_versioned(&path(site, logical_date), FORMAT)? {
+            Some(night) => night,
+            None => Self::new(logical_date, now, epochs(site)?),
+        };
         night.n_attempts += 1;
         Ok(night)
     }
@@ -222,12 +233,13 @@ impl Night {
 }
 
 /// Epochs a night that begins now adds: the first of a lineage trains `initial_epochs`.
-fn epochs(site: &Site) -> u32 {
-    let has_lineage = ["last", "previous"].iter().any(|name| site.checkpoints_dir().join(name).exists());
-    if has_lineage { site.config.epochs_per_day } else { site.config.initial_epochs }
+fn epochs(site: &Site) -> Result<u32> {
+    let has_lineage = checkpoint::has_any(&site.checkpoints_dir())?;
+    Ok(if has_lineage { site.config.epochs_per_day } else { site.config.initial_epochs })
 }
 
-fn dir(site: &Site) -> PathBuf {
+/// Where the nights of a site lie.
+pub fn dir(site: &Site) -> PathBuf {
     site.state_dir().join("nights")
 }
 
@@ -235,14 +247,104 @@ fn path(site: &Site, logical_date: NaiveDate) -> PathBuf {
     dir(site).join(format!("{logical_date}.json"))
 }
 
-/// The nights before `logical_date`, newest first, at most `limit`.
-pub fn earlier_nights(site: &Site, logical_date: NaiveDate, limit: usize) -> Result<Vec<Night>> {
-    let dir = dir(site);
-    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(Vec::new()) };
-    let mut dates: Vec<NaiveDate> = entries
-        .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str()?.parse().ok())
-        .filter(|date| *date < logical_date)
-        .collect();
-    dates.sort_unstable_by(|a, b| b.cmp(a));
-    dates.iter().take(limit).map(|date| fsx::read_json(&path(site, *date))).collect()
+/// What is known of the nights before one.
+#[derive(Clone, Debug, Default)]
+pub struct Earlier {
+    /// Newest first.
+    pub nights: Vec<Night>,
+    /// Files that could not be read: an old night is no reason to stop tonight's.
+    pub warnings: Vec<String>,
+}
+
+/// The nights before `logical_date`, newest first, at most `limit`; those that cannot be read are passed over.
+///
+/// - Errors: the folder cannot be listed.
+pub fn earlier_nights(site: &Site, logical_date: NaiveDate, limit: usize) -> Result<Earlier> {
+    let mut dates: Vec<NaiveDate> = dates(site)?.into_iter().filter(|date| *date < logical_date).collect();
+    dates.reverse();
+    let mut earlier = Earlier::default();
+    for date in dates.into_iter().take(limit) {
+        match fsx::read_versioned(&path(site, date), FORMAT) {
+            Ok(night) => earlier.nights.extend(night),
+            Err(error) => {
+                earlier.warnings.push(format!("the night of {date} is passed over: {error:#}"));
+            }
+        }
+    }
+    Ok(earlier)
+}
+
+/// Deletes the files of nights more than `keep_days` before `today`.
+pub fn prune(site: &Site, today: NaiveDate, keep_days: u32) -> Result<()> {
+    let Some(oldest) = today.checked_sub_days(Days::new(keep_days.into())) else { return Ok(()) };
+    for date in dates(site)?.into_iter().filter(|date| *date < oldest) {
+        let path = path(site, date);
+        std::fs::remove_file(&path).with_context(|| format!("delete {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The logical dates that have a file, oldest first.
+fn dates(site: &Site) -> Result<Vec<NaiveDate>> {
+    let date_of = |name: String| name.strip_suffix(".json")?.parse().ok();
+    let names = fsx::list_dir(&dir(site))?.into_iter().map(|entry| entry.file_name());
+    let mut dates: Vec<NaiveDate> =
+        names.filter_map(|name| date_of(name.to_string_lossy().into_owned())).collect();
+    dates.sort_unstable();
+    Ok(dates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn day(n: u32) -> NaiveDate {
+        NaiveDate::from_ymd_opt(2024, 1, n).unwrap()
+    }
+
+    /// A site with the nights of 1 to 4 January 2024.
+    fn site_with_nights(root: &std::path::Path) -> Site {
+        let site = Site::of(root, Config::default());
+        for n in 1..=4 {
+            Night::new(day(n), DateTime::UNIX_EPOCH, 1).save(&site).unwrap();
+        }
+        site
+    }
+
+    #[test]
+    fn an_unreadable_old_night_is_passed_over_with_a_warning() {
+        let root = tempfile::tempdir().unwrap();
+        let site = site_with_nights(root.path());
+        std::fs::write(path(&site, day(2)), "{").unwrap();
+        std::fs::write(path(&site, day(3)), r#"{"format": 99, "moons": 2}"#).unwrap();
+        let earlier = earlier_nights(&site, day(5), 60).unwrap();
+        let dates: Vec<NaiveDate> = earlier.nights.iter().map(|night| night.logical_date).collect();
+        assert_eq!(dates, [day(4), day(1)]);
+        assert_eq!(earlier.warnings.len(), 2);
+        assert!(earlier.warnings[0].contains("a newer one wrote it"), "{:?}", earlier.warnings);
+        let tonight = Night::begin(&site, day(3), DateTime::UNIX_EPOCH).unwrap_err();
+        assert!(format!("{tonight:#}").contains("a newer one wrote it"), "{tonight:#}");
+    }
+
+    #[test]
+    fn old_nights_go() {
+        let root = tempfile::tempdir().unwrap();
+        let site = site_with_nights(root.path());
+        prune(&site, day(5), 2).unwrap();
+        assert_eq!(dates(&site).unwrap(), [day(3), day(4)]);
+    }
+
+    #[test]
+    fn a_rotation_with_failed_days_is_not_done() {
+        let summary = |days_failed: &[&str]| RotateSummary {
+            n_days_sealed: 1,
+            n_days_deleted: 0,
+            n_rows: 5,
+            days_failed: days_failed.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        assert!(summary(&[]).is_complete() && !summary(&["2024-01-01: torn"]).is_complete());
+        let old = r#"{"n_days_sealed": 1, "n_days_deleted": 0, "n_rows": 5}"#;
+        assert!(serde_json::from_str::<RotateSummary>(old).unwrap().is_complete());
+    }
 }

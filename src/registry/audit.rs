@@ -231,15 +231,17 @@ impl AuditLog {
     }
 
     fn read(&self) -> Result<String> {
-        if !self.path.exists() {
-            return Ok(String::new());
+        match fs::read(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            bytes => {
+                let bytes = bytes.with_context(|| format!("read {}", self.path.display()))?;
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            }
         }
-        let bytes = fs::read(&self.path).with_context(|| format!("read {}", self.path.display()))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn head(&self) -> Result<Option<Head>> {
-        fsx::read_json_if_exists(&self.head_path)
+        fsx::read_versioned(&self.head_path, HEAD_FORMAT)
     }
 }
 

@@ -13,7 +13,7 @@ use super::model_id::ModelId;
 use super::{Registry, reserve};
 use crate::error::HintExt;
 use crate::fsx;
-use crate::model_manifest::{ModelManifest, ensure_readable_format};
+use crate::model_manifest::ModelManifest;
 
 /// The newest pointer format this program writes, and reads.
 pub const FORMAT: u32 = 1;
@@ -59,6 +59,11 @@ pub struct RolledBack {
 }
 
 impl Champion {
+    /// Whether it is this model, with these very bytes.
+    pub fn serves(&self, id: &ModelId, weights_sha256: &str) -> bool {
+        self.model_id == *id && self.weights_sha256 == weights_sha256
+    }
+
     /// The champions before this one, newest first.
     pub fn predecessors(&self) -> impl Iterator<Item = &ModelId> {
         self.previous.iter().chain(&self.earlier)
@@ -105,15 +110,7 @@ impl Registry {
     ///
     /// - Errors: the file cannot be read, or a newer program wrote it.
     pub fn pointer(&self) -> Result<Option<Champion>> {
-        let path = self.pointer_path();
-        let read = || -> Result<Option<Champion>> {
-            let Some(value) = fsx::read_json_if_exists::<serde_json::Value>(&path)? else { return Ok(None) };
-            ensure_readable_format(&path, &value, FORMAT)?;
-            let champion =
-                serde_json::from_value(value).with_context(|| format!("parse {}", path.display()))?;
-            Ok(Some(champion))
-        };
-        read().hint(|| {
+        fsx::read_versioned(&self.pointer_path(), FORMAT).hint(|| {
             "move models/champion.json aside; `tftctl rollback --to ID` writes it anew (`tftctl models audit` \
              names the last champions)"
                 .into()
@@ -183,7 +180,9 @@ impl Registry {
     /// Marks that still matter: those of models that still exist.
     pub(super) fn living_marks(&self, pointer: Option<&Champion>) -> Vec<RolledBack> {
         let marks = pointer.map(|champion| champion.rolled_back.as_slice()).unwrap_or_default();
-        marks.iter().filter(|mark| self.model_dir(&mark.model_id).exists()).cloned().collect()
+        // A folder that cannot be looked at may be there: its mark stays.
+        let lives = |mark: &&RolledBack| self.model_dir(&mark.model_id).try_exists().unwrap_or(true);
+        marks.iter().filter(lives).cloned().collect()
     }
 }
 

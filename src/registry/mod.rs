@@ -34,6 +34,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::error::{HintExt, Refusal};
+use crate::fsx;
 use crate::model_manifest::ModelManifest;
 use crate::site::Site;
 
@@ -72,13 +73,8 @@ impl Registry {
 
     /// Every model folder, newest first, whole or not.
     pub fn ids(&self) -> Result<Vec<ModelId>> {
-        if !self.models_dir.exists() {
-            return Ok(Vec::new());
-        }
-        let context = || format!("list {}", self.models_dir.display());
         let mut ids = Vec::new();
-        for entry in std::fs::read_dir(&self.models_dir).with_context(context)? {
-            let entry = entry.with_context(context)?;
+        for entry in fsx::list_dir(&self.models_dir)? {
             let id = ModelId::parse(&entry.file_name().to_string_lossy());
             ids.extend(id.ok().filter(|_| entry.path().is_dir()));
         }
@@ -151,7 +147,8 @@ impl Registry {
     }
 
     fn ensure_exists(&self, id: &ModelId) -> Result<()> {
-        if self.model_dir(id).is_dir() {
+        let dir = self.model_dir(id);
+        if dir.try_exists().with_context(|| format!("look for {}", dir.display()))? {
             return Ok(());
         }
         let ids = self.ids()?;

@@ -8,6 +8,8 @@ use super::audit::{Act, By, Deed};
 use super::{ModelId, Registry};
 use crate::fsx;
 
+const FORMAT: u32 = 1;
+
 /// A model to keep, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pin {
@@ -25,7 +27,7 @@ struct Pins {
 impl Registry {
     /// The pinned models.
     pub fn pins(&self) -> Result<Vec<Pin>> {
-        let stored: Option<Pins> = fsx::read_json_if_exists(&self.models_dir.join("pins.json"))?;
+        let stored: Option<Pins> = fsx::read_versioned(&self.models_dir.join("pins.json"), FORMAT)?;
         Ok(stored.map(|stored| stored.pins).unwrap_or_default())
     }
 
@@ -55,7 +57,7 @@ impl Registry {
 
     fn write_pins(&self, pins: Vec<Pin>, deed: Deed) -> Result<bool> {
         self.settle()?;
-        fsx::write_json(&self.models_dir.join("pins.json"), &Pins { format: 1, pins })?;
+        fsx::write_json(&self.models_dir.join("pins.json"), &Pins { format: FORMAT, pins })?;
         self.audit.append(deed)?;
         Ok(true)
     }

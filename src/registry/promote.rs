@@ -15,7 +15,8 @@ use crate::validate::Verdict;
 #[derive(Clone, Debug)]
 pub struct PromoteOptions {
     pub by: By,
-    /// Overrules the exam, for this logged reason. It never overrules loading, sanity or a changed byte.
+    /// Overrules the exam's word, for this logged reason. It never overrules loading, sanity or a changed byte:
+    /// a model that was never examined has shown neither.
     pub force: Option<String>,
 }
 
@@ -46,9 +47,8 @@ impl Registry {
         let manifest = self.verify_model(id).with_context(|| format!("verify model {id}"))?;
         let mut notes = self.settle_or_note();
         let pointer = self.pointer()?;
-        if let Some(champion) = pointer
-            .clone()
-            .filter(|champion| champion.model_id == *id && champion.weights_sha256 == manifest.weights_sha256)
+        if let Some(champion) =
+            pointer.clone().filter(|champion| champion.serves(id, &manifest.weights_sha256))
         {
             return Ok(Promotion { champion, was_champion: true, replaced: None, notes });
         }
@@ -67,10 +67,14 @@ impl Registry {
         Ok(Promotion { champion, was_champion: false, replaced, notes })
     }
 
-    /// Whether `id` could be promoted now; the reasons if not (empty: it could).
-    pub fn promotion_obstacles(&self, id: &ModelId) -> Result<Vec<String>> {
-        self.verify_model(id).with_context(|| format!("verify model {id}"))?;
-        Ok(obstacles(id, &self.verdict_for(id)?, self.pointer()?.as_ref()))
+    /// Whether [`Registry::promote`] would do it now; the reasons if not (empty: it would).
+    pub fn promotion_obstacles(&self, id: &ModelId, is_forced: bool) -> Result<Vec<String>> {
+        let manifest = self.verify_model(id).with_context(|| format!("verify model {id}"))?;
+        let pointer = self.pointer()?;
+        if pointer.as_ref().is_some_and(|champion| champion.serves(id, &manifest.weights_sha256)) {
+            return Ok(Vec::new());
+        }
+        Ok(obstacles(id, &self.verdict_for(id)?, pointer.as_ref(), is_forced))
     }
 
     fn ensure_promotable(
@@ -80,18 +84,20 @@ impl Registry {
         pointer: Option<&Champion>,
         is_forced: bool,
     ) -> Result<()> {
-        let unfit = verdict.counting().map(Verdict::never_waived_failures).unwrap_or_default();
-        if !unfit.is_empty() {
-            return refuse(id, unfit).hint(|| "loading and sanity cannot be overruled".into());
-        }
-        let reasons = obstacles(id, verdict, pointer);
-        if is_forced || reasons.is_empty() {
+        let reasons = obstacles(id, verdict, pointer, is_forced);
+        if reasons.is_empty() {
             return Ok(());
         }
-        refuse(id, reasons).hint(|| {
-            format!(
-                "`tftctl validate {id}` examines it; `tftctl promote {id} --force --reason \"...\"` overrules, and is logged"
-            )
+        let is_hard = !hard_obstacles(verdict).is_empty();
+        Err(Refusal::GateRefused { model: id.to_string(), reasons }).hint(|| {
+            match (verdict.counting(), is_hard, is_forced) {
+                (None, _, true) => "`tftctl validate` first: loading and sanity cannot be overruled".into(),
+                (None, _, false) => format!("`tftctl validate {id}` examines it"),
+                (Some(_), true, _) => "loading and sanity cannot be overruled".into(),
+                (Some(_), false, _) => format!(
+                    "`tftctl validate {id}` examines it again; `tftctl promote {id} --force --reason \"...\"` overrules, and is logged"
+                ),
+            }
         })
     }
 
@@ -135,25 +141,38 @@ impl Registry {
     }
 }
 
-fn refuse(id: &ModelId, reasons: Vec<String>) -> Result<()> {
-    Err(Refusal::GateRefused { model: id.to_string(), reasons }.into())
-}
-
 fn exam_summary(verdict: &Verdict) -> ExamSummary {
     ExamSummary { loss: verdict.loss, ratio: verdict.ratio, against: verdict.champion_id.clone() }
 }
 
-/// Everything that speaks against a promotion that is not forced.
-fn obstacles(id: &ModelId, verdict: &VerdictState, pointer: Option<&Champion>) -> Vec<String> {
-    let mut reasons = Vec::new();
+/// What no force overrules: loading and sanity that failed, or that no verdict which counts has looked at.
+fn hard_obstacles(verdict: &VerdictState) -> Vec<String> {
     match verdict {
-        VerdictState::Missing => reasons.push("it was never examined".into()),
-        VerdictState::Void(why) => reasons.push(format!("its verdict does not count: {why}")),
-        VerdictState::Counts(verdict) if !verdict.outcome.may_promote() => {
+        VerdictState::Counts(verdict) => verdict.never_waived_failures(),
+        VerdictState::Missing => vec!["it was never examined".into()],
+        VerdictState::Void(why) => vec![format!("its verdict does not count: {why}")],
+    }
+}
+
+/// Everything that speaks against a promotion.
+fn obstacles(
+    id: &ModelId,
+    verdict: &VerdictState,
+    pointer: Option<&Champion>,
+    is_forced: bool,
+) -> Vec<String> {
+    let hard = hard_obstacles(verdict);
+    if is_forced {
+        return hard;
+    }
+    let mut reasons = Vec::new();
+    match verdict.counting() {
+        None => reasons = hard,
+        Some(verdict) if !verdict.outcome.may_promote() => {
             reasons.push(format!("the exam said {}", verdict.outcome));
             reasons.extend(verdict.reasons.iter().cloned());
         }
-        VerdictState::Counts(verdict) => reasons.extend(outdated(verdict, pointer)),
+        Some(verdict) => reasons.extend(outdated(verdict, pointer)),
     }
     if let Some(mark) = pointer.and_then(|champion| champion.mark_of(id)) {
         let at = mark.at.format("%Y-%m-%dT%H:%M:%SZ");

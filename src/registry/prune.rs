@@ -1,8 +1,9 @@
 //! Which models to delete, and deleting them: the plan is pure, the deed two-phased.
 //!
-//! A folder is first renamed to a `.staging-` name (it is gone for every reader), then its audit line is
+//! A folder is first renamed to a `.pruned-` name (it is gone for every reader), then its audit line is
 //! written, then it is deleted. A crash in between leaves a folder set aside, never half a model: the next
-//! pruning writes the line that is missing and deletes it.
+//! pruning writes the line that is missing and deletes it. The name is not a `.staging-` one: whoever sweeps
+//! those would delete the folder before its line is written.
 
 use std::fs;
 
@@ -20,7 +21,7 @@ use crate::fsx;
 pub const PREDECESSORS_SPARED: usize = 5;
 
 /// What the name of a folder begins with once it is set aside.
-const SET_ASIDE: &str = ".staging-pruned-";
+const SET_ASIDE: &str = ".pruned-";
 
 /// What would be kept and deleted, with reasons.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -130,8 +131,10 @@ impl Registry {
             }
         }
         self.log_set_aside(&deleted, by, now)?;
-        if let Err(error) = fsx::sweep_staging(&self.models_dir, std::time::Duration::ZERO) {
-            notes.push(format!("what was set aside stays for now: {error:#}"));
+        for id in self.set_aside()? {
+            if let Err(error) = fs::remove_dir_all(self.models_dir.join(format!("{SET_ASIDE}{id}"))) {
+                notes.push(format!("what is left of {id} stays for now: {error}"));
+            }
         }
         let freed_bytes = deleted.iter().map(|deletion| deletion.size_bytes).sum();
         Ok(Pruned { deleted, freed_bytes, notes })
@@ -153,17 +156,9 @@ impl Registry {
 
     /// Ids of the models that a pruning has set aside.
     fn set_aside(&self) -> Result<Vec<String>> {
-        if !self.models_dir.exists() {
-            return Ok(Vec::new());
-        }
-        let entries = fs::read_dir(&self.models_dir)
-            .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
-            .with_context(|| format!("list {}", self.models_dir.display()))?;
+        let entries = fsx::list_dir(&self.models_dir)?;
         let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut ids: Vec<String> =
-            names.filter_map(|name| name.strip_prefix(SET_ASIDE).map(str::to_owned)).collect();
-        ids.sort();
-        Ok(ids)
+        Ok(names.filter_map(|name| name.strip_prefix(SET_ASIDE).map(str::to_owned)).collect())
     }
 
     fn ensure_current(&self, plan: &PrunePlan) -> Result<()> {

@@ -116,7 +116,11 @@ impl Registry {
         let nothing = format!("there is nothing to go back to from {}", pointer.model_id);
         let message = if tried.is_empty() { nothing } else { format!("{nothing} ({})", tried.join("; ")) };
         Err(anyhow::anyhow!(message))
-            .hint(|| "`tftctl promote ID --force --reason \"...\"` puts any whole model into service".into())
+            .hint(|| {
+                "`tftctl validate ID`, then `tftctl promote ID`, puts another model into service (`--force --reason \
+                 \"...\"` overrules the exam)"
+                    .into()
+            })
     }
 
     fn named_candidate(

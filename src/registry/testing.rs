@@ -65,6 +65,7 @@ impl Shelf {
             lineage: "line".into(),
             parent: None,
             window_id: "w".into(),
+            trained_until: DateTime::UNIX_EPOCH,
             logical_date: Some(night(n).date_naive()),
             loss_train: 0.3,
             n_samples: 1000,

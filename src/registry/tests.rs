@@ -86,7 +86,7 @@ fn a_doctored_or_foreign_verdict_does_not_count() {
     fs::write(&path, text.replace("\"outcome\": \"worse\"", "\"outcome\": \"passed\"")).unwrap();
     refused(shelf.promote(0), Exit::Refused, "contradicts its own checks");
     fs::write(&path, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
-    refused(shelf.promote(0), Exit::Refused, "newer tftctl");
+    refused(shelf.promote(0), Exit::Refused, "a newer one wrote it");
     fs::write(&path, "{").unwrap();
     refused(shelf.promote(0), Exit::Refused, "does not count");
 }
@@ -110,7 +110,19 @@ fn force_overrules_the_exam_but_not_sanity() {
     shelf.store(&exam);
     refused(shelf.force(0), Exit::Refused, "NaN");
     assert!(shelf.registry.champion().unwrap().is_none());
+    refused(shelf.force(1), Exit::Refused, "never examined");
+    let error = shelf.force(1).unwrap_err();
+    assert!(crate::error::message_and_hint(&error).1.unwrap().contains("`tftctl validate` first"));
+    let mut exam = shelf.exam(1);
+    worsen(exam.challenger.as_mut().unwrap(), 9.0);
+    exam.challenger.as_mut().unwrap().coverage = Some(0.1);
+    shelf.store(&exam);
+    let obstacles = |n, is_forced| shelf.registry.promotion_obstacles(&id(n), is_forced).unwrap();
+    assert!(
+        !obstacles(0, true).is_empty() && !obstacles(1, false).is_empty() && obstacles(1, true).is_empty()
+    );
     shelf.force(1).unwrap();
+    assert!(obstacles(1, false).is_empty(), "promoting the champion again does nothing");
     let line = &shelf.registry.audit.entries().unwrap()[0].deed;
     assert!(line.forced && line.reason == "I know better");
 }
@@ -378,17 +390,17 @@ fn a_plan_that_is_out_of_date_deletes_nothing() {
     assert_eq!(shelf.registry.ids().unwrap().len(), 3);
     assert!(shelf.registry.unpin(&id(0), "", By::Operator, night(9)).unwrap());
     assert!(!shelf.registry.unpin(&id(0), "", By::Operator, night(9)).unwrap());
-    fs::create_dir(shelf.dir.path().join("models/.staging-pruned-x")).unwrap();
+    fs::create_dir(shelf.dir.path().join("models/.pruned-x")).unwrap();
     shelf.registry.apply_prune(&plan, By::Operator, night(9)).unwrap();
     assert_eq!(shelf.registry.ids().unwrap(), [id(2)]);
-    assert!(!shelf.dir.path().join("models/.staging-pruned-x").exists());
+    assert!(!shelf.dir.path().join("models/.pruned-x").exists());
 }
 
 #[test]
 fn a_pruning_that_was_stopped_is_finished_by_the_next() {
     let shelf = Shelf::with_models(3);
     let models = shelf.dir.path().join("models");
-    let aside = |n: i64| models.join(format!(".staging-pruned-{}", id(n)));
+    let aside = |n: i64| models.join(format!(".pruned-{}", id(n)));
     fs::rename(shelf.registry.model_dir(&id(0)), aside(0)).unwrap();
     fs::rename(shelf.registry.model_dir(&id(1)), aside(1)).unwrap();
     shelf.registry.audit.append(Deed::new(Act::Prune, id(1).as_str(), By::Nightly, "old", night(3))).unwrap();

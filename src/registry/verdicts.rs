@@ -1,12 +1,12 @@
 //! `models/<id>/validation.json`: what the exam said, bound to the bytes it examined.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::audit::{Act, By, Deed};
 use super::{ModelId, Registry};
 use crate::fsx;
-use crate::model_manifest::{WEIGHTS_FILE, ensure_readable_format};
+use crate::model_manifest::WEIGHTS_FILE;
 use crate::validate::{VERDICT_FORMAT, Verdict};
 
 /// The verdict's name in a model folder.
@@ -56,10 +56,7 @@ impl Registry {
 
     /// The stored verdict as it is; whether it still counts is [`Registry::verdict_for`]'s business.
     pub fn read_verdict(&self, id: &ModelId) -> Result<Option<Verdict>> {
-        let path = self.model_dir(id).join(VERDICT_FILE);
-        let Some(value) = fsx::read_json_if_exists::<serde_json::Value>(&path)? else { return Ok(None) };
-        ensure_readable_format(&path, &value, VERDICT_FORMAT)?;
-        serde_json::from_value(value).map(Some).with_context(|| format!("parse {}", path.display()))
+        fsx::read_versioned(&self.model_dir(id).join(VERDICT_FILE), VERDICT_FORMAT)
     }
 
     /// The verdict on the bytes that are there now: they are hashed, and one changed byte voids it.

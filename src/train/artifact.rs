@@ -41,9 +41,7 @@ impl TrainedModel {
     /// [`TrainedModel::read`] without a model manifest, for a folder whose digests were checked in another way.
     pub(super) fn read_files(dir: &Path, device: &Device) -> Result<Self> {
         let config: TftConfig = fsx::read_json(&dir.join(CONFIG_FILE))?;
-        let path = dir.join(PREPROCESSING_FILE);
-        let preprocessing: Preprocessing = fsx::read_json(&path)?;
-        preprocessing.ensure_valid().with_context(|| format!("check {}", path.display()))?;
+        let preprocessing = Preprocessing::read(&dir.join(PREPROCESSING_FILE))?;
         let path = dir.join(WEIGHTS_FILE);
         let tensors = read_tensors(&path)?;
         let params = Params::from_tensors(&config, &tensors, device)

@@ -59,6 +59,9 @@ pub struct State {
     pub seed: u64,
     /// The model the run continues from.
     pub parent: Option<String>,
+    /// End of the newest training target the weights may have seen, over the whole lineage: an exam on anything
+    /// earlier would ask what was taught.
+    pub trained_until: DateTime<Utc>,
     pub run: Run,
 }
 
@@ -164,18 +167,23 @@ struct Manifest {
     files: Vec<FileDigest>,
 }
 
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
 impl Checkpoint {
     /// Reads the checkpoint folder `dir`.
     ///
     /// - Errors: it has no manifest, a file differs from its digest, or a newer program wrote it.
     pub fn read(dir: &Path) -> Result<Self> {
-        let manifest: Manifest = fsx::read_json(&dir.join(MANIFEST))?;
-        ensure_format(manifest.format, &dir.join(MANIFEST))?;
+        let path = dir.join(MANIFEST);
+        // The format comes first: a newer program's manifest may not even parse, and must not look damaged.
+        ensure_format(fsx::read_json::<FormatOnly>(&path)?.format, &path)?;
+        let manifest: Manifest = fsx::read_json(&path)?;
         fsx::verify_digests(dir, &manifest.files)?;
         let digest = manifest.files.iter().find(|file| file.name == WEIGHTS_FILE);
-        let path = dir.join(PREPROCESSING_FILE);
-        let preprocessing: Preprocessing = fsx::read_json(&path)?;
-        preprocessing.ensure_valid().with_context(|| format!("check {}", path.display()))?;
+        let preprocessing = Preprocessing::read(&dir.join(PREPROCESSING_FILE))?;
         Ok(Self {
             state: fsx::read_json(&dir.join(STATE_FILE))?,
             config: fsx::read_json(&dir.join(CONFIG_FILE))?,
@@ -190,15 +198,17 @@ impl Checkpoint {
     /// while holding the site lock: a damaged `last` is set aside as `damaged`, so that it never becomes
     /// `previous` in the place of the good one.
     ///
-    /// - Errors: there are checkpoints, and none can be read, or a newer program wrote them.
+    /// - Errors: there are checkpoints, and none can be read, or a newer program wrote them; or whether there are
+    ///   any cannot be told (a folder without permission is not an empty one).
     pub fn open_latest(checkpoints_dir: &Path, progress: &dyn Progress) -> Result<Option<Self>> {
         let (last, previous) = (checkpoints_dir.join(LAST), checkpoints_dir.join(PREVIOUS));
-        if last.exists() {
+        let has_previous = exists(&previous)?;
+        if exists(&last)? {
             let error = match Self::read(&last) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(error) => error.context("read the last checkpoint"),
             };
-            if error.is::<NewerFormat>() || !previous.exists() {
+            if error.is::<NewerFormat>() || is_denied(&error) || !has_previous {
                 return Err(error);
             }
             progress.warn(&format!("{error:#}; going on from checkpoints/{PREVIOUS}"));
@@ -206,7 +216,7 @@ impl Checkpoint {
             set_aside(&last, &checkpoints_dir.join(DAMAGED))?;
             return Ok(Some(checkpoint));
         }
-        if !previous.exists() {
+        if !has_previous {
             return Ok(None);
         }
         progress.warn(&format!("checkpoints/{LAST} is missing; going on from checkpoints/{PREVIOUS}"));
@@ -214,9 +224,26 @@ impl Checkpoint {
     }
 }
 
+/// Whether there is a checkpoint of any kind to go on from.
+///
+/// - Errors: that cannot be told.
+pub fn has_any(checkpoints_dir: &Path) -> Result<bool> {
+    Ok(exists(&checkpoints_dir.join(LAST))? || exists(&checkpoints_dir.join(PREVIOUS))?)
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().with_context(|| format!("look for {}", path.display()))
+}
+
+/// Whether a file could not be opened for want of permission: that says nothing about what is in it.
+fn is_denied(error: &anyhow::Error) -> bool {
+    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.map(std::io::Error::kind).any(|kind| kind == std::io::ErrorKind::PermissionDenied)
+}
+
 /// Renames a damaged checkpoint, in the place of an earlier damaged one.
 fn set_aside(damaged: &Path, aside: &Path) -> Result<()> {
-    if aside.exists() {
+    if exists(aside)? {
         fs::remove_dir_all(aside).with_context(|| format!("remove {}", aside.display()))?;
     }
     fs::rename(damaged, aside).with_context(|| format!("set {} aside", damaged.display()))
@@ -297,6 +324,7 @@ pub(crate) mod tests {
             moment_steps: 0,
             seed: 1,
             parent: None,
+            trained_until: DateTime::UNIX_EPOCH,
             run: Run {
                 key: None,
                 window_id: "w".into(),
@@ -328,6 +356,17 @@ pub(crate) mod tests {
         assert_eq!((position.batches_done, position.n_samples), (3, 96));
         let json = serde_json::to_string(&position).unwrap();
         assert_eq!(serde_json::from_str::<EpochPosition>(&json).unwrap(), position);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_taken_for_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let no_folder = dir.path().join("file");
+        fs::write(&no_folder, "x").unwrap();
+        // Looking below a file fails with another error than `NotFound`, also for the superuser.
+        let looked = Checkpoint::open_latest(&no_folder, &Silent);
+        assert!(looked.is_err() && has_any(&no_folder).is_err());
+        assert!(!has_any(&dir.path().join("none")).unwrap());
     }
 
     fn manifest(dir: &Path, format: u32) {

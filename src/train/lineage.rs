@@ -14,6 +14,7 @@ use super::grow::grow_tables;
 use super::guard::Guard;
 use super::head;
 use super::record::TrainRecord;
+use crate::calendar::to_utc;
 use crate::config::Config;
 use crate::dataset::Preprocessing;
 use crate::error::{HintExt, Refusal};
@@ -28,6 +29,13 @@ pub struct Material<'a> {
     pub window_id: &'a str,
     pub grid: &'a Arc<Grid>,
     pub split: &'a Split,
+}
+
+impl Material<'_> {
+    /// End of the newest training target.
+    pub fn trained_until(&self) -> DateTime<Utc> {
+        to_utc(self.grid.time_ms(self.split.train_end))
+    }
 }
 
 /// Everything a training session continues from, in memory.
@@ -61,6 +69,7 @@ pub struct Origin {
     total_steps: u64,
     total_batches: u64,
     moment_steps: u64,
+    trained_until: DateTime<Utc>,
     config: TftConfig,
     preprocessing: Preprocessing,
     weights: HashMap<String, Tensor>,
@@ -68,6 +77,12 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// What of the config differs from what the weights were trained for, if anything does.
+    pub fn difference(&self, config: &Config) -> Option<&'static str> {
+        let of_data = self.preprocessing.difference(config);
+        of_data.or_else(|| network_difference(&self.config, &self.preprocessing.tft_config(&config.model)))
+    }
+
     /// A checkpoint; its parent is the model that was made of it, if one was.
     pub fn of_checkpoint(checkpoint: Checkpoint, published: Option<&Published>) -> Self {
         let state = checkpoint.state;
@@ -79,6 +94,7 @@ impl Origin {
             total_steps: state.total_steps,
             total_batches: state.total_batches,
             moment_steps: state.moment_steps,
+            trained_until: state.trained_until,
             config: checkpoint.config,
             preprocessing: checkpoint.preprocessing,
             weights: checkpoint.weights,
@@ -102,6 +118,7 @@ impl Origin {
             total_steps: manifest.total_steps,
             total_batches: TrainRecord::read(dir)?.total_batches,
             moment_steps: 0,
+            trained_until: manifest.trained_until,
             weights: named_weights(&model.params),
             config: model.config,
             preprocessing: model.preprocessing,
@@ -121,7 +138,8 @@ impl Footing {
         let params = Params::init(&config, seed, setting.device).context("make the network")?;
         head::order_quantiles(&params, &preprocessing.quantiles)?;
         let stamp = setting.now.format("%Y%m%d_%H%M%S");
-        let digest = fsx::sha256_bytes(format!("{window_id} {seed} {}", setting.now).as_bytes());
+        let named = format!("{window_id} {seed} {} {}", config_digest(setting.config), setting.now);
+        let digest = fsx::sha256_bytes(named.as_bytes());
         let state = State {
             format: checkpoint::FORMAT,
             lineage: format!("lineage_{stamp}_{}", &digest[..6]),
@@ -131,6 +149,7 @@ impl Footing {
             moment_steps: 0,
             seed,
             parent: None,
+            trained_until: setting.material.trained_until(),
             run: new_run(setting, &params, preprocessing.vocabulary.servers.len())?,
         };
         Ok(Self { state, config, preprocessing, params, moments: None })
@@ -147,7 +166,10 @@ impl Footing {
         let preprocessing = Preprocessing::fit(grid, split, setting.config, Some(&prior))
             .context("extend the preprocessing")?;
         let config = preprocessing.tft_config(&setting.config.model);
-        ensure_same_network(&origin.config, &config)?;
+        if let Some(what) = network_difference(&origin.config, &config) {
+            let message = format!("{what} differ from those the lineage was trained with");
+            return Err(Refusal::usage(message)).hint(|| FRESH_HINT.into());
+        }
         grow_tables(&mut origin.weights, &config, &prior.vocabulary, &preprocessing, grid)?;
         let params = Params::from_tensors(&config, &origin.weights, setting.device)
             .context("take over the weights")
@@ -162,6 +184,7 @@ impl Footing {
             moment_steps: origin.moment_steps,
             seed: setting.config.training.seed,
             parent: origin.parent,
+            trained_until: origin.trained_until.max(setting.material.trained_until()),
             run: new_run(setting, &params, n_new_servers)?,
         };
         let moments = (!origin.moments.is_empty()).then_some(origin.moments);
@@ -215,8 +238,8 @@ fn new_run(setting: &Setting<'_>, params: &Params, n_new_servers: usize) -> Resu
     })
 }
 
-/// Checks that weights trained for `old` fit `new` up to the rows of tables.
-fn ensure_same_network(old: &TftConfig, new: &TftConfig) -> Result<()> {
+/// What keeps weights trained for `old` from fitting `new`; the rows of tables may differ.
+fn network_difference(old: &TftConfig, new: &TftConfig) -> Option<&'static str> {
     let tables = |config: &TftConfig| -> Vec<(String, usize)> {
         let width = |t: &crate::model::EmbeddingSize| (t.name.clone(), config.embedding_size(t));
         config.embedding_sizes.iter().map(width).collect()
@@ -230,11 +253,5 @@ fn ensure_same_network(old: &TftConfig, new: &TftConfig) -> Result<()> {
         ("the outputs", old.output_sizes != new.output_sizes),
         ("the embedding tables", tables(old) != tables(new)),
     ];
-    match differs.iter().find(|(_, differs)| *differs) {
-        None => Ok(()),
-        Some((what, _)) => {
-            let message = format!("{what} differ from those the lineage was trained with");
-            Err(Refusal::usage(message)).hint(|| FRESH_HINT.into())
-        }
-    }
+    differs.iter().find(|(_, differs)| *differs).map(|(what, _)| *what)
 }

@@ -27,6 +27,7 @@ pub mod session;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use chrono::{DateTime, Utc};
 
+use crate::config::Config;
 use crate::fsx;
 use crate::progress::Progress;
 use crate::site::Site;
@@ -60,12 +62,25 @@ pub struct TrainRequest {
     /// Epochs to add.
     pub epochs: u32,
     pub start: Start,
-    /// Limit on the training itself; what comes after it (the exam) is the caller's to reserve.
+    /// Limit on the training itself, over all processes of a named run; what comes after it (the exam) is the
+    /// caller's to reserve.
     pub max_duration: Option<Duration>,
     pub device: DeviceChoice,
     /// Names the run, usually by its logical date: a run of the same name is continued or found done, and never
     /// trained twice.
     pub run_key: Option<String>,
+    /// What to do where the config no longer fits the weights there are.
+    pub if_changed: IfChanged,
+}
+
+/// What a changed config leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IfChanged {
+    /// A refusal that names the difference: a person decides.
+    #[default]
+    Refuse,
+    /// A new lineage of so many epochs, with a warning that names the difference.
+    Fresh { epochs: u32 },
 }
 
 impl Default for TrainRequest {
@@ -77,6 +92,7 @@ impl Default for TrainRequest {
             max_duration: None,
             device: DeviceChoice::default(),
             run_key: None,
+            if_changed: IfChanged::Refuse,
         }
     }
 }
@@ -141,6 +157,7 @@ fn train_here(
         fsx::sweep_staging(&dir, Duration::ZERO).with_context(|| format!("sweep {}", dir.display()))?;
     }
     let last = Checkpoint::open_latest(&site.checkpoints_dir(), progress)?;
+    let spent = time_spent(request, last.as_ref());
     let plan = decide(site, material, request, last.as_ref())?;
     let setting = Setting {
         material: *material,
@@ -159,11 +176,19 @@ fn train_here(
         }
         _ => begin(site, request, &setting, plan, last, progress)?,
     };
-    let limit = request.max_duration;
+    let limit = request.max_duration.map(|limit| limit.saturating_sub(spent));
     let dir = site.checkpoints_dir();
     let mut session = Session::new(footing, material, &site.config, &device, dir, limit)?;
     session.run(until, stop, progress)?;
     publish::publish(site, &session.footing, now)
+}
+
+/// Training time that earlier processes of this very run took: a night that is killed and started again gets what is
+/// left of its limit. A run without a name begins its limit anew, since a person asked for it anew.
+fn time_spent(request: &TrainRequest, last: Option<&Checkpoint>) -> Duration {
+    let run = last.map(|last| &last.state.run);
+    let same = run.filter(|run| run.key.is_some() && run.key == request.run_key);
+    same.and_then(|run| Duration::try_from_secs_f64(run.duration_secs).ok()).unwrap_or_default()
 }
 
 fn decide(
@@ -215,13 +240,44 @@ fn begin(
         (Plan::Next { epochs }, Some(last), _) => {
             let published = Published::read(&site.checkpoints_dir())?;
             let origin = Origin::of_checkpoint(last, published.as_ref());
-            Ok((Footing::next(origin, &Setting { epochs, ..*setting })?, epochs))
+            next_or_fresh(origin, request, &Setting { epochs, ..*setting }, progress)
         }
         (Plan::From { epochs }, _, Start::From(dir)) => {
             let origin = Origin::read(dir).with_context(|| format!("start from {}", dir.display()))?;
-            Ok((Footing::next(origin, setting)?, epochs))
+            next_or_fresh(origin, request, &Setting { epochs, ..*setting }, progress)
         }
         (Plan::Fresh { epochs }, ..) => Ok((Footing::fresh(setting)?, epochs)),
         (plan, ..) => bail!("the plan {plan:?} does not fit what is there"),
+    }
+}
+
+/// The next run of a lineage; or a new lineage, where the config has left the old one behind and that is wanted.
+fn next_or_fresh(
+    origin: Origin,
+    request: &TrainRequest,
+    setting: &Setting<'_>,
+    progress: &dyn Progress,
+) -> Result<(Footing, u32)> {
+    match (origin.difference(setting.config), request.if_changed) {
+        (Some(what), IfChanged::Fresh { epochs }) => {
+            progress.warn(&format!(
+                "{what} differ from those the lineage was trained with: a new lineage begins, with {epochs} epoch(s)"
+            ));
+            Ok((Footing::fresh(&Setting { epochs, ..*setting })?, epochs))
+        }
+        _ => Ok((Footing::next(origin, setting)?, setting.epochs)),
+    }
+}
+
+/// Whether a training under `config` can start from the model folder `dir`; if not, why.
+///
+/// Reads every byte of the model.
+pub fn obstacle_to_start_from(dir: &Path, config: &Config) -> Option<String> {
+    match Origin::read(dir) {
+        Err(error) => Some(format!("{error:#}")),
+        Ok(origin) => {
+            let difference = origin.difference(config);
+            difference.map(|what| format!("{what} differ from those it was trained with"))
+        }
     }
 }

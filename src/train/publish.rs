@@ -1,6 +1,5 @@
 //! From a finished checkpoint to an immutable model, once.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -27,7 +26,7 @@ pub fn publish(site: &Site, footing: &Footing, now: DateTime<Utc>) -> Result<Tra
         return Ok(outcome);
     }
     let record = record_of(footing);
-    let dir = next_model_dir(&site.models_dir(), now);
+    let dir = next_model_dir(&site.models_dir(), now)?;
     let staged = StagedDir::new(&dir)?;
     write_network(staged.path(), &footing.config, &footing.preprocessing, &footing.params)?;
     fsx::write_json(&staged.path().join(TRAINING_FILE), &record)?;
@@ -57,9 +56,7 @@ fn note(site: &Site, outcome: &TrainOutcome) -> Result<()> {
 
 /// The folder of the model with these weights; folders that are no readable models are passed over.
 fn find_published(site: &Site, lineage: &str, sha256: &str) -> Result<Option<PathBuf>> {
-    let Ok(entries) = fs::read_dir(site.models_dir()) else { return Ok(None) };
-    for entry in entries {
-        let entry = entry.with_context(|| format!("list {}", site.models_dir().display()))?;
+    for entry in fsx::list_dir(&site.models_dir())? {
         if !entry.file_name().to_string_lossy().starts_with(ID_PREFIX) {
             continue;
         }
@@ -73,11 +70,16 @@ fn find_published(site: &Site, lineage: &str, sha256: &str) -> Result<Option<Pat
 }
 
 /// `tft_model_YYYYMMDD_HHMMSS` in UTC, with `_1`, `_2`, ... where that is taken.
-fn next_model_dir(models_dir: &Path, now: DateTime<Utc>) -> PathBuf {
+fn next_model_dir(models_dir: &Path, now: DateTime<Utc>) -> Result<PathBuf> {
     let stamp = now.format("%Y%m%d_%H%M%S");
     let plain = models_dir.join(format!("{ID_PREFIX}{stamp}"));
     let numbered = (1u32..).map(|n| models_dir.join(format!("{ID_PREFIX}{stamp}_{n}")));
-    std::iter::once(plain).chain(numbered).find(|dir| !dir.exists()).expect("numbers do not run out")
+    for dir in std::iter::once(plain).chain(numbered) {
+        if !dir.try_exists().with_context(|| format!("look for {}", dir.display()))? {
+            return Ok(dir);
+        }
+    }
+    unreachable!("numbers do not run out")
 }
 
 fn outcome_of(dir: &Path, reused: bool) -> Result<TrainOutcome> {
@@ -92,7 +94,8 @@ fn outcome_of(dir: &Path, reused: bool) -> Result<TrainOutcome> {
 }
 
 fn record_of(footing: &Footing) -> TrainRecord {
-    let State { lineage, total_epochs, total_steps, total_batches, seed, parent, run, .. } = &footing.state;
+    let State { lineage, total_epochs, total_steps, total_batches, seed, parent, trained_until, run, .. } =
+        &footing.state;
     let is_partial = run.ended == Some(Ending::Deadline) && run.epoch.batches_done > 0;
     let mut losses = run.losses.clone();
     if is_partial {
@@ -110,6 +113,7 @@ fn record_of(footing: &Footing) -> TrainRecord {
         seed: *seed,
         device: run.device.clone(),
         started_at: run.started_at,
+        trained_until: *trained_until,
         total_epochs: *total_epochs,
         total_steps: *total_steps,
         total_batches: *total_batches,
@@ -147,6 +151,7 @@ fn manifest_of(
         lineage: record.lineage.clone(),
         parent: record.parent.clone(),
         window_id: record.window_id.clone(),
+        trained_until: record.trained_until,
         logical_date: record.run_key.as_deref().and_then(|key| key.parse::<NaiveDate>().ok()),
         loss_train: record.loss_train,
         n_samples: record.n_samples,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,8 @@ pub struct TrainRecord {
     /// What it was trained on, such as `cpu: as asked`.
     pub device: String,
     pub started_at: DateTime<Utc>,
+    /// End of the newest training target of the lineage.
+    pub trained_until: DateTime<Utc>,
     /// Epochs, optimizer steps and batches of the lineage.
     pub total_epochs: u64,
     pub total_steps: u64,
@@ -61,7 +63,8 @@ pub struct TrainRecord {
 impl TrainRecord {
     /// Reads the record of a model folder.
     pub fn read(dir: &Path) -> Result<Self> {
-        fsx::read_json(&dir.join(TRAINING_FILE))
+        let path = dir.join(TRAINING_FILE);
+        fsx::read_versioned(&path, FORMAT)?.with_context(|| format!("find {}", path.display()))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::dataset::Dataset;
 use crate::error::{Exit, message_and_hint};
 use crate::evaluate::{Exam, predict, score_baselines, score_model};
+use crate::model_manifest::ModelManifest;
 use crate::progress::{Silent, Tick};
 use crate::schema::Metric;
 use crate::window::grid::{Grid, Server};
@@ -363,6 +364,54 @@ fn another_network_is_a_usage_error_with_the_way_out() {
     toy.site.config.model.targets = vec!["load".into()];
     let error = toy.train(&epochs(1)).unwrap_err();
     assert_eq!(Exit::of(&error), Exit::Usage);
+}
+
+#[test]
+fn a_changed_config_begins_a_new_lineage_where_that_is_wanted() {
+    let mut toy = Toy::new();
+    let first = toy.train(&epochs(1)).unwrap();
+    toy.site.config.model.hidden_size = 12;
+    let changed = TrainRequest { if_changed: IfChanged::Fresh { epochs: 2 }, ..night("2024-06-02") };
+    let second = toy.train(&changed).unwrap();
+    assert_ne!(second.record.lineage, first.record.lineage);
+    assert_eq!((second.record.total_epochs, second.record.parent.clone()), (2, None));
+    assert!(toy.train(&changed).unwrap().reused);
+    let why = obstacle_to_start_from(&first.model_dir, &toy.site.config).unwrap();
+    assert!(why.contains("model.hidden_size"), "{why}");
+    assert_eq!(obstacle_to_start_from(&second.model_dir, &toy.site.config), None);
+    let from = TrainRequest { start: Start::From(first.model_dir), ..changed };
+    let from = TrainRequest { run_key: Some("2024-06-03".into()), ..from };
+    assert_eq!(toy.train(&from).unwrap().record.parent, None);
+}
+
+#[test]
+fn a_lineage_remembers_the_newest_rows_it_was_taught() {
+    let mut toy = Toy::new();
+    let end = toy.material().trained_until();
+    assert_eq!(end.timestamp_millis(), toy.grid.time_ms(toy.split.train_end));
+    let first = toy.train(&epochs(1)).unwrap();
+    assert_eq!(ModelManifest::read(&first.model_dir).unwrap().trained_until, end);
+    // A longer holdout cuts the train part shorter: what was seen before stays seen.
+    toy.split = plan_split(toy.grid.n_steps, 12, 4, 48).unwrap().split;
+    toy.window_id = "w2".into();
+    assert!(toy.material().trained_until() < end);
+    let from = TrainRequest { start: Start::From(first.model_dir), ..epochs(1) };
+    assert_eq!(toy.train(&from).unwrap().record.trained_until, end);
+    assert_eq!(toy.train(&epochs(1)).unwrap().record.trained_until, end);
+    let fresh = TrainRequest { start: Start::Fresh, ..epochs(1) };
+    assert_eq!(toy.train(&fresh).unwrap().record.trained_until, toy.material().trained_until());
+}
+
+#[test]
+fn a_named_run_gets_what_is_left_of_its_limit() {
+    let toy = Toy::new();
+    toy.train_interrupted(&night("2024-06-01"), 2).unwrap_err();
+    let mut checkpoint = toy.last();
+    checkpoint.state.run.duration_secs = 3000.0;
+    let hours = |key: &str| TrainRequest { max_duration: Some(Duration::from_secs(3600)), ..night(key) };
+    assert_eq!(time_spent(&hours("2024-06-01"), Some(&checkpoint)).as_secs(), 3000);
+    assert_eq!(time_spent(&hours("2024-06-02"), Some(&checkpoint)), Duration::ZERO);
+    assert_eq!(time_spent(&epochs(1), Some(&checkpoint)), Duration::ZERO);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Check 5: the loss over the champion's, with an interval that says how sure that is, and no slice behind it.
 //!
 //! With tolerance `d`: *better or equal* if the ratio's upper bound is at most `1 + d`, *worse* if its lower
-//! bound is above it, else *inconclusive*. Over the ceiling, the point ratio alone is enough.
+//! bound is above it, else *inconclusive*. A holdout of fewer than three horizons of cutoffs is always inconclusive:
+//! there is no interval to believe. Over the ceiling, the point ratio alone is enough.
 
 use super::ExamInputs;
-use super::bootstrap::{self, Interval, N_REPLICATES};
+use super::bootstrap::{self, Interval, MIN_WHOLE_BLOCKS, N_REPLICATES};
 use super::checks::{Check, Group, number};
 use super::verdict::Outcome;
 use crate::evaluate::scores::{Scores, Slice};
@@ -38,8 +39,9 @@ pub(super) fn checks(challenger: &Scores, interval: Option<&Interval>, exam: &Ex
         return vec![Check::not_applicable(Group::Comparison, "comparison", "there is no champion yet")];
     };
     let Some(champion) = exam.champion else {
-        let explain = format!("the champion {champion_id} could not be scored on this holdout");
-        return vec![unknown(explain)];
+        let why = exam.champion_trouble.unwrap_or("it was not scored");
+        let explain = not_compared(champion_id, why);
+        return vec![Check::not_applicable(Group::Comparison, "comparison", explain)];
     };
     if !champion.loss.is_finite() || champion.n_not_finite > 0 {
         let explain =
@@ -54,25 +56,35 @@ pub(super) fn checks(challenger: &Scores, interval: Option<&Interval>, exam: &Ex
     checks
 }
 
+/// What a verdict says, and warns of, where there is a champion and no comparison.
+pub(super) fn not_compared(champion_id: &str, why: &str) -> String {
+    format!(
+        "NOT COMPARED with the champion {champion_id} ({why}): skill against the naive forecasts alone decides"
+    )
+}
+
 fn unknown(explain: String) -> Check {
     Check::held(Group::Comparison, "comparison", false, Outcome::Inconclusive, explain)
 }
 
 fn overall(interval: &Interval, tolerance: f64) -> Check {
     let limit = 1.0 + tolerance;
-    let is_equal = interval.high <= limit + ROUNDING && interval.n_samples >= MIN_SAMPLES;
-    let is_worse = interval.low > limit + ROUNDING && interval.n_samples >= MIN_SAMPLES;
+    let is_enough = interval.n_samples >= MIN_SAMPLES && interval.n_whole_blocks >= MIN_WHOLE_BLOCKS;
+    let is_equal = interval.high <= limit + ROUNDING && is_enough;
+    let is_worse = interval.low > limit + ROUNDING && is_enough;
     let (finding, on_failure) = match (is_equal, is_worse) {
+        _ if !is_enough => ("too short a holdout to tell", Outcome::Inconclusive),
         (true, _) => ("better than or equal to it", Outcome::Inconclusive),
         (_, true) => ("worse", Outcome::Worse),
         _ => ("inconclusive", Outcome::Inconclusive),
     };
     let explain = format!(
-        "{finding}: the loss is {} times the champion's ({} to {}, {} samples), {} is tolerated",
+        "{finding}: the loss is {} times the champion's ({} to {}, {} samples in {} horizons), {} is tolerated",
         number(interval.ratio),
         number(interval.low),
         number(interval.high),
         interval.n_samples,
+        interval.n_whole_blocks,
         number(limit)
     );
     Check::held(Group::Comparison, "comparison", is_equal, on_failure, explain).with_numbers(

@@ -1,5 +1,7 @@
-//! Check 1: a fresh process loads these very bytes with the reader production uses, within its limits.
+//! Check 1: a fresh process loads these very bytes with the reader production uses, within its limits; and the exam's
+//! rows are new to the model.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::ExamInputs;
@@ -56,5 +58,24 @@ pub(super) fn checks(exam: &ExamInputs<'_>) -> Vec<Check> {
         "the model could not be scored on the holdout"
     };
     checks.push(check("scored", exam.challenger.is_some(), scored.into()));
+    checks.push(unseen_holdout(exam));
     checks
+}
+
+/// A model that was taught the answers proves nothing by knowing them.
+fn unseen_holdout(exam: &ExamInputs<'_>) -> Check {
+    let passed = exam.holdout_start >= exam.trained_until;
+    let (start, until) = (minute(exam.holdout_start), minute(exam.trained_until));
+    let explain = match passed {
+        true => format!("the holdout begins at {start}, training saw nothing after {until}"),
+        false => format!(
+            "the holdout begins at {start}, but the model's lineage was trained on rows up to {until}: it may know \
+             the answers, so this exam proves nothing; a window that ends later will"
+        ),
+    };
+    Check::held(Group::Infrastructure, "unseen_holdout", passed, Outcome::Inconclusive, explain)
+}
+
+fn minute(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%dT%H:%MZ").to_string()
 }

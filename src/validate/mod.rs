@@ -6,6 +6,7 @@
 //! | group | asks | a failure means |
 //! |---|---|---|
 //! | 1 infrastructure | does a fresh process load these very bytes, in time? | unfit |
+//! | | did training never see the holdout? | inconclusive |
 //! | 2 sanity | finite, ordered, in range, not constant? | unfit |
 //! | 3 quality | is the band honest? | worse |
 //! | 4 skill | better than every naive forecast? | worse |
@@ -13,7 +14,9 @@
 //! | 6 ratchet | have many small steps back added up? | worse |
 //!
 //! `require_validation = false` waives groups 3 to 6: they are still measured and recorded. Groups 1 and 2 are
-//! never waived. Without a champion, groups 5 and 6 do not apply.
+//! never waived. Without a champion, groups 5 and 6 do not apply; nor do they where the champion cannot be compared
+//! (unreadable, or made for other targets, quantiles or lengths), or a changed config would refuse every model for
+//! ever: skill alone decides then, and the verdict warns of it.
 
 pub mod bootstrap;
 mod checks;
@@ -40,7 +43,7 @@ pub use bootstrap::{Interval, SamplePlace};
 pub use checks::{Check, Group};
 pub use infrastructure::{MAX_LOAD_MS, ProbeReport};
 pub use ratchet::{PROMOTIONS_REMEMBERED, PromotedLoss};
-pub use sit::{Sitting, sit};
+pub use sit::{Probe, Sitting, sit};
 pub use verdict::{NIGHTS_BEFORE_RESTART, NextStart, Outcome, VERDICT_FORMAT, Verdict};
 
 /// Everything the exam looks at.
@@ -51,6 +54,10 @@ pub struct ExamInputs<'a> {
     pub weights_sha256: &'a str,
     /// The window whose holdout was scored; it also seeds the resampling.
     pub window_id: &'a str,
+    /// Start of the holdout's first step.
+    pub holdout_start: DateTime<Utc>,
+    /// End of the newest training target the challenger's lineage has seen.
+    pub trained_until: DateTime<Utc>,
     pub now: DateTime<Utc>,
     /// What a fresh process said when it loaded the challenger.
     pub probe: &'a ProbeReport,
@@ -58,8 +65,10 @@ pub struct ExamInputs<'a> {
     pub challenger: Option<&'a Scores>,
     /// The model in service, if there is one.
     pub champion_id: Option<&'a str>,
-    /// Its scores on the same rows; none where there is no champion, or it could not be scored.
+    /// Its scores on the same rows; none where there is no champion, or it cannot be compared.
     pub champion: Option<&'a Scores>,
+    /// Why it cannot be compared, such as other targets.
+    pub champion_trouble: Option<&'a str>,
     /// Persistence and the seasonal-naive forecasts.
     pub baselines: &'a [Scores],
     /// Server and time of each entry of `sample_loss`.

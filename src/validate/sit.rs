@@ -1,5 +1,8 @@
 //! The whole exam of one model: load it, score it on the holdout beside champion and naive forecasts, judge, keep
 //! the verdict in the model's folder.
+//!
+//! A verdict is about the model. Trouble with the machine (no process, no memory, no device) is an error instead, so
+//! that the exam is sat again and no sound model is judged unfit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +12,22 @@ use candle_core::Device;
 use chrono::{DateTime, Utc};
 
 use super::{ExamInputs, ProbeReport, SamplePlace, Verdict, examine};
+use crate::calendar::to_utc;
+use crate::config::Config;
 use crate::dataset::{Dataset, SampleKey};
-use crate::evaluate::{Exam, Scores, score_baselines, score_model};
+use crate::evaluate::{Exam, Scores, ensure_examinable, score_baselines, score_model};
+use crate::model::Tft;
+use crate::model_manifest::ModelManifest;
 use crate::progress::Progress;
 use crate::registry::{By, ModelId, Registry};
 use crate::site::Site;
 use crate::train::TrainedModel;
 use crate::window::{Grid, Window};
+
+/// Loads a model folder in a fresh process, with the reader production uses.
+///
+/// - Errors: that process could not be started or did not answer, which says nothing about the model.
+pub type Probe<'a> = dyn Fn(&Path) -> Result<ProbeReport> + 'a;
 
 /// What the exam is about and what it needs from outside.
 pub struct Sitting<'a> {
@@ -24,16 +36,16 @@ pub struct Sitting<'a> {
     pub window: &'a Window,
     pub device: &'a Device,
     pub by: By,
-    /// Loads a model folder in a fresh process, with the reader production uses.
-    pub probe: &'a dyn Fn(&Path) -> ProbeReport,
+    pub probe: &'a Probe<'a>,
 }
 
-/// Examines a model and stores its verdict.
+/// Examines a model and stores its verdict; the caller holds the site lock.
 ///
-/// A model that does not load, or cannot be scored, is no error: its verdict says so.
+/// A model that does not load, or does not fit the config, is no error: its verdict says so. A champion that does
+/// not is left out of the comparison, with a warning in the verdict.
 ///
-/// - Errors: there is no such model, the window or the champion's pointer cannot be read, the verdict cannot be
-///   stored.
+/// - Errors: there is no such model; the window or the champion's pointer cannot be read; the verdict cannot be
+///   stored; no fresh process could be started; the device failed or ran out of memory.
 pub fn sit(
     site: &Site,
     registry: &Registry,
@@ -42,26 +54,29 @@ pub fn sit(
     progress: &dyn Progress,
 ) -> Result<Verdict> {
     let dir = registry.model_dir(sitting.model);
-    let manifest = crate::model_manifest::ModelManifest::read(&dir)?;
-    let probe = (sitting.probe)(&dir);
+    let manifest = ModelManifest::read(&dir)?;
+    let probe = (sitting.probe)(&dir).context("load the model in a fresh process")?;
     let grid = Arc::new(sitting.window.read_grid()?);
     let champion = registry.pointer()?.map(|champion| champion.model_id).filter(|id| id != sitting.model);
     let mut papers = Papers::default();
-    match read_if_probed(&dir, &probe, sitting.device) {
-        Ok(challenger) => {
-            papers.mark(site, registry, sitting, &grid, &challenger, champion.as_ref(), progress)?
-        }
-        Err(error) => progress.warn(&format!("{} cannot be scored: {error:#}", sitting.model)),
+    if probe.loaded {
+        let room = Room { site, registry, sitting, grid: &grid, progress };
+        papers.mark(&room, champion.as_ref())?;
+    } else {
+        progress.warn(&format!("{} did not load in a fresh process", sitting.model));
     }
     let verdict = examine(&ExamInputs {
         model_id: sitting.model.as_str(),
         weights_sha256: &manifest.weights_sha256,
         window_id: &sitting.window.id,
+        holdout_start: to_utc(grid.time_ms(sitting.window.manifest.split.holdout_start)),
+        trained_until: manifest.trained_until,
         now,
         probe: &probe,
         challenger: papers.challenger.as_ref(),
         champion_id: champion.as_ref().map(ModelId::as_str),
         champion: papers.champion.as_ref(),
+        champion_trouble: papers.champion_trouble.as_deref(),
         baselines: &papers.baselines,
         places: &papers.places,
         block_steps: site.config.model.horizon as u32,
@@ -70,13 +85,53 @@ pub fn sit(
         ceiling: site.config.validation_loss_threshold,
         require_validation: site.config.require_validation,
     });
+    for warning in &verdict.warnings {
+        progress.warn(warning);
+    }
     registry.write_verdict(&verdict, sitting.by).context("keep the verdict")?;
     Ok(verdict)
 }
 
-fn read_if_probed(dir: &Path, probe: &ProbeReport, device: &Device) -> Result<TrainedModel> {
-    anyhow::ensure!(probe.loaded, "it did not load in a fresh process");
-    TrainedModel::read(dir, device)
+/// A model, or what about its own content keeps it from the exam.
+type Candidate = std::result::Result<TrainedModel, String>;
+
+/// Reads a model and checks all of it that can be wrong with it.
+///
+/// Its content is read to the CPU first, so that a device without memory cannot be mistaken for a damaged model.
+///
+/// - Errors: a sound model does not get onto the device.
+fn read_candidate(dir: &Path, config: &Config, device: &Device) -> Result<Candidate> {
+    let read = || -> Result<TrainedModel> {
+        let model = TrainedModel::read(dir, &Device::Cpu)?;
+        ensure_examinable(&model.preprocessing, config)?;
+        Tft::new(&model.config, &model.params.detached()).context("build the network")?;
+        Ok(model)
+    };
+    Ok(match read() {
+        Err(error) => Err(format!("{error:#}")),
+        Ok(model) if device.is_cpu() => Ok(model),
+        Ok(_) => Ok(TrainedModel::read(dir, device)?),
+    })
+}
+
+/// Where the exam is sat.
+struct Room<'a> {
+    site: &'a Site,
+    registry: &'a Registry,
+    sitting: &'a Sitting<'a>,
+    grid: &'a Arc<Grid>,
+    progress: &'a dyn Progress,
+}
+
+impl Room<'_> {
+    fn read(&self, id: &ModelId) -> Result<Candidate> {
+        read_candidate(&self.registry.model_dir(id), &self.site.config, self.sitting.device)
+            .with_context(|| format!("load {id}"))
+    }
+
+    fn score(&self, model: &TrainedModel, exam: &Exam<'_>, forecaster: &str) -> Result<Scores> {
+        score_model(model, exam, self.sitting.device, forecaster, self.progress)
+    }
 }
 
 /// Everyone's scores on the same rows.
@@ -84,40 +139,32 @@ fn read_if_probed(dir: &Path, probe: &ProbeReport, device: &Device) -> Result<Tr
 struct Papers {
     challenger: Option<Scores>,
     champion: Option<Scores>,
+    champion_trouble: Option<String>,
     baselines: Vec<Scores>,
     places: Vec<SamplePlace>,
 }
 
 impl Papers {
-    #[expect(clippy::too_many_arguments, reason = "what the exam is about, each used once")]
-    fn mark(
-        &mut self,
-        site: &Site,
-        registry: &Registry,
-        sitting: &Sitting<'_>,
-        grid: &Arc<Grid>,
-        challenger: &TrainedModel,
-        champion: Option<&ModelId>,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        let config = &site.config;
-        let split = &sitting.window.manifest.split;
-        let dataset =
-            Dataset::new(grid.clone(), challenger.preprocessing.clone(), config.window.max_gap_steps)?;
+    fn mark(&mut self, room: &Room<'_>, champion: Option<&ModelId>) -> Result<()> {
+        let model = match room.read(room.sitting.model)? {
+            Ok(model) => model,
+            Err(why) => {
+                room.progress.warn(&format!("{} cannot be scored: {why}", room.sitting.model));
+                return Ok(());
+            }
+        };
+        let (config, split) = (&room.site.config, &room.sitting.window.manifest.split);
+        let max_gap_steps = config.window.max_gap_steps;
+        let dataset = Dataset::new(room.grid.clone(), model.preprocessing.clone(), max_gap_steps)?;
         let keys = dataset.holdout_keys(split, config.validation.max_samples);
         self.places = keys.iter().map(place).collect();
-        let exam = Exam::new(grid, split, keys, config)?;
+        let exam = Exam::new(room.grid, split, keys, config)?;
         self.baselines = score_baselines(&exam)?;
-        match score_model(challenger, &exam, sitting.device, "challenger", progress) {
-            Ok(scores) => self.challenger = Some(scores),
-            Err(error) => progress.warn(&format!("{} cannot be scored: {error:#}", sitting.model)),
-        }
+        self.challenger = Some(room.score(&model, &exam, "challenger")?);
         let Some(id) = champion else { return Ok(()) };
-        let scored = TrainedModel::read(&registry.model_dir(id), sitting.device)
-            .and_then(|model| score_model(&model, &exam, sitting.device, "champion", progress));
-        match scored {
-            Ok(scores) => self.champion = Some(scores),
-            Err(error) => progress.warn(&format!("the champion {id} cannot be scored: {error:#}")),
+        match room.read(id)? {
+            Ok(model) => self.champion = Some(room.score(&model, &exam, "champion")?),
+            Err(why) => self.champion_trouble = Some(why),
         }
         Ok(())
     }
@@ -125,4 +172,16 @@ impl Papers {
 
 fn place(key: &SampleKey) -> SamplePlace {
     SamplePlace { server: key.server, cutoff: key.cutoff }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_no_model_is_a_finding_and_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let candidate = read_candidate(dir.path(), &Config::default(), &Device::Cpu).unwrap();
+        assert!(candidate.unwrap_err().contains("manifest.json"));
+    }
 }

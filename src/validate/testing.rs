@@ -7,6 +7,8 @@ use crate::evaluate::scores::{Slice, TargetScores};
 
 const N_SERVERS: u32 = 10;
 const N_TIMES: u32 = 30;
+/// Where the holdout of every made-up exam begins.
+pub const HOLDOUT_START: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 /// Scores of a forecaster whose loss is `loss` at every sample.
 pub fn scores(forecaster: &str, loss: f64) -> Scores {
@@ -55,6 +57,8 @@ pub struct Exam {
     pub challenger: Option<Scores>,
     pub champion_id: Option<String>,
     pub champion: Option<Scores>,
+    pub champion_trouble: Option<String>,
+    pub trained_until: DateTime<Utc>,
     pub baselines: Vec<Scores>,
     pub places: Vec<SamplePlace>,
     pub history: Vec<PromotedLoss>,
@@ -80,6 +84,8 @@ impl Exam {
             challenger: Some(scores("challenger", 0.3)),
             champion_id: Some("tft_model_20260101_020000".into()),
             champion: Some(scores("champion", 0.3)),
+            champion_trouble: None,
+            trained_until: HOLDOUT_START,
             baselines: vec![
                 scores("persistence", 0.6),
                 scores("seasonal_naive_day", 0.5),
@@ -112,6 +118,9 @@ impl Exam {
             challenger: self.challenger.as_ref(),
             champion_id: self.champion_id.as_deref(),
             champion: self.champion.as_ref(),
+            champion_trouble: self.champion_trouble.as_deref(),
+            holdout_start: HOLDOUT_START,
+            trained_until: self.trained_until,
             baselines: &self.baselines,
             places: &self.places,
             block_steps: 12,

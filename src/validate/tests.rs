@@ -124,9 +124,35 @@ fn comparison_has_three_answers_and_a_ceiling() {
     spoiled(|exam| worsen(challenger(exam), 1.031), Outcome::Worse, "comparison");
     spoiled(|exam| noisy(exam, 1.03), Outcome::Inconclusive, "comparison");
     spoiled(|exam| worsen(challenger(exam), 1.201), Outcome::Unfit, "ceiling");
-    spoiled(|exam| exam.champion = None, Outcome::Inconclusive, "comparison");
     spoiled(|exam| challenger(exam).sample_loss.truncate(299), Outcome::Inconclusive, "comparison");
     harmless(|exam| exam.champion.as_mut().unwrap().loss = f64::NAN);
+}
+
+#[test]
+fn a_champion_that_cannot_be_compared_leaves_it_to_skill() {
+    let verdict = harmless(|exam| {
+        exam.champion = None;
+        exam.champion_trouble = Some("it forecasts other targets".into());
+    });
+    let check = verdict.checks.iter().find(|check| check.name == "comparison").unwrap();
+    assert!(!check.applicable && check.explain.contains("NOT COMPARED"), "{check:?}");
+    assert!(verdict.warnings[0].contains("it forecasts other targets"), "{:?}", verdict.warnings);
+    assert!(verdict.champion_id.is_some() && verdict.ratio.is_none());
+    let without_skill = |exam: &mut Exam| {
+        exam.champion = None;
+        exam.baselines[1].loss = 0.1;
+    };
+    spoiled(without_skill, Outcome::Worse, "skill_seasonal_naive_day");
+}
+
+#[test]
+fn a_holdout_that_training_saw_decides_nothing_and_is_never_waived() {
+    let saw_a_minute = |exam: &mut Exam| exam.trained_until += chrono::TimeDelta::minutes(1);
+    spoiled(saw_a_minute, Outcome::Inconclusive, "unseen_holdout");
+    let mut waived = exam();
+    saw_a_minute(&mut waived);
+    waived.require_validation = false;
+    assert_eq!(waived.sit().outcome, Outcome::Inconclusive);
 }
 
 #[test]
@@ -137,6 +163,8 @@ fn few_samples_decide_nothing() {
         exam.champion.as_mut().unwrap().sample_loss.truncate(9);
     };
     spoiled(nine, Outcome::Inconclusive, "comparison");
+    let one_moment = |exam: &mut Exam| exam.places.iter_mut().for_each(|place| place.cutoff = 288);
+    spoiled(one_moment, Outcome::Inconclusive, "comparison");
 }
 
 #[test]

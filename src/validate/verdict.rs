@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ExamInputs;
 use super::bootstrap::Interval;
 use super::checks::{Check, Group, finite, number};
+use super::comparison;
 use crate::error::Exit;
 use crate::evaluate::scores::Scores;
 
@@ -93,11 +94,14 @@ pub struct Verdict {
     pub checks: Vec<Check>,
     /// Why the outcome is no better than it is; empty if it passed.
     pub reasons: Vec<String>,
+    /// What somebody should look at although it did not count, such as a champion that could not be compared.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     pub loss: Option<f64>,
     pub champion_loss: Option<f64>,
     /// Summed loss over the champion's, on the same samples.
     pub ratio: Option<f64>,
-    /// Each bound alone is right 19 times in 20.
+    /// The bounds of the ratio; how often they hold is said in [`super::bootstrap`].
     pub ratio_low: Option<f64>,
     pub ratio_high: Option<f64>,
     pub persistence_loss: Option<f64>,
@@ -126,6 +130,7 @@ impl Verdict {
             champion_id: exam.champion_id.map(str::to_owned),
             waived: !exam.require_validation,
             reasons: reasons_of(&checks),
+            warnings: warnings_of(exam),
             loss: loss_of(exam.challenger),
             champion_loss: loss_of(exam.champion),
             ratio: of_interval(|one| one.ratio),
@@ -198,6 +203,11 @@ fn reasons_of(checks: &[Check]) -> Vec<String> {
     let mut against: Vec<&Check> = checks.iter().filter(|check| check.is_against()).collect();
     against.sort_by_key(|check| std::cmp::Reverse(check.on_failure));
     against.iter().map(|check| format!("{}: {}", check.group, check.explain)).collect()
+}
+
+fn warnings_of(exam: &ExamInputs<'_>) -> Vec<String> {
+    let trouble = exam.champion_id.zip(exam.champion_trouble);
+    trouble.map(|(id, why)| comparison::not_compared(id, why)).into_iter().collect()
 }
 
 /// The scores without their samples; none if a number in them is NaN or infinite, which JSON turns into null.

@@ -23,6 +23,7 @@ fn a_held_lock_is_its_own_exit_code() {
     let held = tftctl::fsx::Lock::acquire(&path, "pid 1 `nightly`").unwrap();
     story.run("nightly").exit(5).stderr("pid 1 `nightly`");
     story.run("train --epochs 1 --resume").exit(5);
+    story.run("validate").exit(5);
     story.run("buffer status").exit(0);
     drop(held);
 }
@@ -36,17 +37,61 @@ fn a_refused_challenger_exits_3_and_the_champion_stays() {
     let status = story.run("status --json").exit(0).json();
     assert!(status["champion"].is_null());
     story.run("promote").exit(3);
+    story.run("promote --dry-run").exit(3).stdout("would be refused");
 }
 
+#[test]
+fn force_needs_a_verdict_and_a_dry_run_says_so() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00");
+    story.run("window build").exit(0);
+    story.run("train --epochs 1 --resume").exit(0);
+    story.run("promote --dry-run --force --reason testing").exit(3).stdout("never examined");
+    story.run("promote --force --reason testing").exit(3).stderr("hint: `tftctl validate` first");
+    story.run("validate");
+    story.run("promote --dry-run --force --reason testing").exit(0).stdout("would become");
+    assert!(!story.path("models/champion.json").exists());
+    story.run("promote --force --reason testing").exit(0);
+}
+
+#[test]
+fn what_is_kept_is_the_forecast_that_nights_score() {
+    let story = Story::with_small_fleet();
+    story.run("predict --keep --at 2024-01-08").exit(2).stderr("--at");
+    story.run("predict --keep --server s1").exit(2);
+}
+
+#[test]
+fn several_files_are_one_document() {
+    let story = Story::new();
+    story.run("init").exit(0);
+    let row = |second: u32| {
+        format!(
+            "{{\"timestamp\":\"2024-01-01T10:00:{second:02}Z\",\"server_name\":\"s1\",\"metrics\":{{\"cpu_user_pct\":1}}}}\n"
+        )
+    };
+    story.write("a.ndjson", &row(1)).write("b.ndjson", &row(2));
+    let both = story.run("buffer append a.ndjson b.ndjson --json --now 2024-01-01T12:00").exit(0).json();
+    assert_eq!(both.as_array().unwrap().len(), 2, "{both}");
+    let one = story.run("buffer append a.ndjson --json --now 2024-01-01T12:00").exit(0).json();
+    assert!(one["n_rows"].is_number(), "{one}");
+}
+
+#[cfg(unix)]
 #[test]
 fn an_interrupt_checkpoints_and_exits_130() {
     let mut story = Story::with_small_fleet();
     story.set("training.samples_per_epoch", "0").set("training_window_days", "6");
+    story.set("training.checkpoint_secs", "1");
     story.at("2024-01-08T02:00");
     story.run("window build").exit(0);
-    let child = story.command("train --epochs 500 --resume").spawn().unwrap();
+    let mut child = story.command("train --epochs 500 --resume").spawn().unwrap();
     let pid = child.id().to_string();
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    // The first checkpoint shows that it trains.
+    while !story.path("checkpoints/last/manifest.json").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the training ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status();
     let output = child.wait_with_output().unwrap();
     assert!(sent.unwrap().success());

@@ -1,6 +1,24 @@
 //! A night by hand and a night by `nightly` do the same things in the same order.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
 use crate::common::Story;
+
+/// Length and time of every file and folder below `dir`.
+fn fingerprint_below(dir: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = path.metadata().unwrap();
+        if meta.is_dir() {
+            found.extend(fingerprint_below(&path));
+        }
+        found.insert(path, (meta.len(), meta.modified().unwrap()));
+    }
+    found
+}
 
 #[test]
 fn the_commands_work_by_hand_in_order() {
@@ -92,8 +110,22 @@ fn a_finished_night_is_not_run_again() {
 fn a_dry_run_prints_the_plan_and_touches_nothing() {
     let mut story = Story::with_small_fleet();
     story.at("2024-01-08T02:00");
-    let before = story.names(".");
+    let before = fingerprint_below(&story.path("."));
     story.run("nightly --dry-run").exit(0).stdout("train");
-    assert_eq!(story.names("."), before);
+    assert_eq!(fingerprint_below(&story.path(".")), before);
     assert!(!story.names("data_buffer").iter().any(|name| name.ends_with(".parquet")));
+}
+
+#[test]
+fn a_changed_model_begins_a_new_lineage_and_the_site_goes_on() {
+    let mut story = Story::with_small_fleet();
+    story.set("require_validation", "false");
+    story.at("2024-01-07T02:00").run("nightly").exit(0);
+    story.set("model.horizon", "4").set("model.hidden_size", "12");
+    story.at("2024-01-08T02:00").run("nightly").exit(0).stderr("a new lineage begins").stderr("NOT COMPARED");
+    let models = story.run("models list --json").exit(0).json();
+    assert_eq!(models[0]["is_champion"], true, "{models}");
+    assert_ne!(models[0]["manifest"]["lineage"], models[1]["manifest"]["lineage"]);
+    let records = std::fs::read_to_string(story.path("logs/continuous_learning/metrics.json")).unwrap();
+    assert!(records.contains("a new lineage begins") && records.contains("NOT COMPARED"), "{records}");
 }
