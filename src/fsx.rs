@@ -61,12 +61,26 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// [`read_json`], with `None` where there is no such file; any other trouble is an error.
 pub fn read_json_if_exists<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if is_absence(&error) => Ok(None),
         text => {
             let text = text.with_context(|| format!("read {}", path.display()))?;
             let value = serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
             Ok(Some(value))
         }
+    }
+}
+
+/// Whether an error says that there is no such file; a path below a plain file names none either.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Whether there is something at `path`; a folder that does not let us look is an error, not a no.
+pub fn exists(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if is_absence(&error) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("look for {}", path.display())),
     }
 }
 
@@ -348,17 +362,22 @@ pub fn sweep_staging(dir: &Path, untouched_for: Duration) -> Result<()> {
 }
 
 /// An exclusive advisory lock on a file; the operating system lets go of it when the holder dies.
+///
+/// Who holds it stands in a file beside it, `NAME.holder`: where locks are mandatory, nobody else can read the
+/// locked file itself.
 pub struct Lock {
+    holder_path: PathBuf,
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock at `path`, writing `holder` (a JSON line for humans) into it.
+    /// Takes the lock at `path`, writing `holder` (a line for people) beside it.
     ///
     /// - Errors: [`Refusal::LockHeld`] with the holder's own words while another process has it.
     pub fn acquire(path: &Path, holder: &str) -> Result<Self> {
         create_dir_durable(folder_of(path))?;
-        let mut file = OpenOptions::new()
+        let holder_path = holder_path(path);
+        let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
@@ -368,17 +387,15 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+                let holder = fs::read_to_string(holder_path).unwrap_or_default().trim().to_owned();
                 return Err(Refusal::LockHeld { path: path.to_owned(), holder }.into());
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("lock {}", path.display()));
             }
         }
-        file.set_len(0)
-            .and_then(|()| file.write_all(holder.as_bytes()))
-            .with_context(|| format!("write {}", path.display()))?;
-        Ok(Self { _file: file })
+        fs::write(&holder_path, holder).with_context(|| format!("write {}", holder_path.display()))?;
+        Ok(Self { holder_path, _file: file })
     }
 
     /// [`Lock::acquire`], trying again until `wait` has passed.
@@ -393,6 +410,20 @@ impl Lock {
             }
         }
     }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Tidiness only, and while the lock is still held: the next holder writes its own words.
+        let _ = fs::remove_file(&self.holder_path);
+    }
+}
+
+/// Where the holder of the lock at `path` says who it is.
+fn holder_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".holder");
+    path.with_file_name(name)
 }
 
 #[cfg(test)]
@@ -477,6 +508,19 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_not_there_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "{").unwrap();
+        assert_eq!(read_json_if_exists::<u8>(&dir.path().join("none")).unwrap(), None);
+        assert_eq!(read_json_if_exists::<u8>(&file.join("below")).unwrap(), None);
+        assert!(read_json_if_exists::<u8>(&file).is_err() && read_json_if_exists::<u8>(dir.path()).is_err());
+        assert!(exists(&file).unwrap() && !exists(&file.join("below")).unwrap());
+        assert_eq!(list_dir(&dir.path().join("none")).unwrap().len(), 0);
+        assert!(list_dir(&file).is_err());
+    }
+
+    #[test]
     fn a_held_lock_names_its_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("site.lock");
@@ -484,6 +528,7 @@ mod tests {
         let error = Lock::acquire(&path, "pid 2").err().unwrap();
         assert_eq!(Exit::of(&error), Exit::Locked);
         assert!(error.to_string().contains("pid 1 nightly"));
+        assert_eq!(fs::read(&path).unwrap(), b"", "its holder stands beside the lock");
         drop(held);
         Lock::acquire(&path, "pid 2").unwrap();
     }

@@ -364,3 +364,28 @@ fn recent_steps_end_with_the_last_complete_one() {
     assert!(grid.values.iter().all(|value| value.is_finite()));
     assert!(!days.reads.borrow().contains(&date("2024-01-03")));
 }
+
+/// Not only a test of correctness: prints how long a rebuild takes (`--no-capture` shows it).
+#[test]
+fn a_rebuild_of_real_days_gives_the_same_window_and_tells_its_time() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = ["../shared/data/bitbrains", "../../shared/data/bitbrains"].map(|place| root.join(place));
+    let Some(dir) = places.iter().find(|dir| dir.exists()) else {
+        println!("skipped: there is no shared/data/bitbrains");
+        return;
+    };
+    let mut config = Config { metrics: vec![Metric::new("cpu_usage_pct", "%")], ..Config::default() };
+    config.data_buffer_dir = dir.canonicalize().unwrap().display().to_string();
+    config.model.targets = vec!["cpu_usage_pct".into()];
+    let bench = Bench::new(config);
+    let request = WindowRequest { end: Some(date("2013-08-31")), ..WindowRequest::default() };
+    let build = || {
+        let started = std::time::Instant::now();
+        let window = super::build(&bench.site, &request, DateTime::UNIX_EPOCH, &Silent).unwrap();
+        println!("window of {} steps: {:.2} s", window.manifest.n_steps, started.elapsed().as_secs_f64());
+        window
+    };
+    let first = build();
+    std::fs::remove_dir_all(&first.dir).unwrap();
+    assert_eq!(build().manifest, first.manifest);
+}
