@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use chrono::NaiveDate;
 
 use crate::calendar::{self, PLAUSIBLE_MS};
+use crate::fsx;
 
 use super::Buffer;
 use super::day_file;
@@ -39,7 +40,7 @@ impl Buffer {
                 self.look_in_segments(date, dir, before_ms, &mut newest)?;
             }
             let path = day_file::path(&self.dir, date);
-            if crate::fsx::exists(&path)? {
+            if fsx::exists(&path)? {
                 newest = newest.max(newest_in_file(&path, before_ms)?);
             }
         }
@@ -77,7 +78,7 @@ impl Buffer {
             match look() {
                 Ok(found) => *newest = (*newest).max(found),
                 // Sealed meanwhile: the day file has its rows, and is looked at next.
-                Err(_) if !crate::fsx::exists(&path)? => {}
+                Err(_) if !fsx::exists(&path)? => {}
                 Err(error) => return Err(error),
             }
         }

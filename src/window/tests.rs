@@ -337,8 +337,8 @@ fn one_bad_manifest_hides_one_window() {
     let good = bench.build(&days, "2024-01-07").unwrap();
     for damage in ["{", "{\"format\": 99}", "{}"] {
         std::fs::write(bad.dir.join("manifest.json"), damage).unwrap();
-        let ids = list(&bench.site).unwrap().into_iter().map(|window| window.id);
-        assert_eq!(ids.collect::<Vec<_>>(), [good.id.clone()]);
+        let readable = list(&bench.site).unwrap();
+        assert_eq!((readable.len(), &readable[0].id), (1, &good.id));
         let damaged = list_damaged(&bench.site).unwrap();
         assert_eq!((damaged.len(), &damaged[0].id), (1, &bad.id));
         assert_eq!(latest(&bench.site).unwrap().unwrap().id, good.id);
