@@ -2,7 +2,7 @@
 //!
 //! Paths are absolute once a site is open, so the caller's working directory never matters.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, NaiveDate, Utc};
@@ -70,10 +70,14 @@ impl Site {
     }
 
     /// Whether the buffer came from elsewhere and must only be read.
+    ///
+    /// The path decides, not what exists: a folder named inside the site is the site's own, also as a link to
+    /// another disk, and one named outside is foreign before it is there, too. A path outside that leads back in
+    /// (the site itself was opened through a link) is own.
     pub fn is_buffer_foreign(&self) -> bool {
         let dir = self.buffer_dir();
-        let dir = dir.canonicalize().unwrap_or(dir);
-        !dir.starts_with(&self.root)
+        let is_named_inside = normalised(&dir).starts_with(normalised(&self.root));
+        !is_named_inside && !resolved(&dir).starts_with(resolved(&self.root))
     }
 
     /// The site's own buffer folder: open days, step aggregates and quarantine, also of a foreign buffer.
@@ -125,5 +129,68 @@ impl Site {
             format!("pid {} `{command}` since {}", std::process::id(), now.format("%Y-%m-%dT%H:%M:%SZ"));
         Lock::acquire_within(&self.state_dir().join("site.lock"), &holder, wait)
             .hint(|| "wait for it, or give `--wait 10m`".into())
+    }
+}
+
+/// `path` without `.` and `..`, by its words alone.
+fn normalised(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// `path` with links followed as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let path = normalised(path);
+    let found = path.ancestors().find_map(|known| Some((known, known.canonicalize().ok()?)));
+    let Some((known, real)) = found else { return path };
+    path.strip_prefix(known).map_or_else(|_| path.clone(), |rest| real.join(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(root: &Path, data_buffer_dir: &str) -> Site {
+        Site::of(root, Config { data_buffer_dir: data_buffer_dir.into(), ..Config::default() })
+    }
+
+    #[test]
+    fn a_folder_outside_is_foreign_whether_or_not_it_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("site");
+        std::fs::create_dir(&root).unwrap();
+        let absolute = dir.path().join("elsewhere").display().to_string();
+        for place in ["../elsewhere", "data/../../elsewhere", absolute.as_str()] {
+            assert!(site(&root, place).is_buffer_foreign(), "{place}");
+        }
+        std::fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        for place in ["../elsewhere", "data/../../elsewhere", absolute.as_str()] {
+            assert!(site(&root, place).is_buffer_foreign(), "{place}");
+        }
+        let beside = root.join("data").display().to_string();
+        for place in ["data_buffer", "./data/../buffer", "../site/buffer", beside.as_str()] {
+            assert!(!site(&root, place).is_buffer_foreign(), "{place}");
+        }
+        assert_eq!(site(&root, "../elsewhere").own_buffer_dir(), root.join("data_buffer"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_another_disk_stays_own_and_a_link_to_the_site_leads_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, disk, way) = (dir.path().join("site"), dir.path().join("disk"), dir.path().join("way"));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::create_dir(&disk).unwrap();
+        std::os::unix::fs::symlink(&disk, root.join("data_buffer")).unwrap();
+        std::os::unix::fs::symlink(&root, &way).unwrap();
+        assert!(!site(&root, "data_buffer").is_buffer_foreign());
+        assert!(!site(&root, &way.join("later").display().to_string()).is_buffer_foreign());
     }
 }

@@ -62,6 +62,25 @@ pub fn robust_spread(values: &[f64]) -> f64 {
     }
 }
 
+/// The value nearest to the `q` quantile of `values`, which are reordered; none when there are no values.
+pub fn quantile_nearest(values: &mut [f32], q: f64) -> Option<f32> {
+    let last = values.len().checked_sub(1)?;
+    let position = (q.clamp(0.0, 1.0) * last as f64).round() as usize;
+    Some(*values.select_nth_unstable_by(position, f32::total_cmp).1)
+}
+
+/// The quantile loss of one forecast: the mean over `quantiles` of what missing `truth` costs at each level.
+///
+/// `forecast` has one value per level.
+pub fn pinball(forecast: &[f32], truth: f32, quantiles: &[f64]) -> f64 {
+    debug_assert_eq!(forecast.len(), quantiles.len());
+    let at_level = |(value, q): (&f32, &f64)| {
+        let error = f64::from(truth) - f64::from(*value);
+        (q * error).max((q - 1.0) * error)
+    };
+    forecast.iter().zip(quantiles).map(at_level).sum::<f64>() / quantiles.len() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +107,13 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[]), None);
         assert_eq!(robust_spread(&[]), 0.0);
+        assert_eq!(quantile_nearest(&mut [9.0, 1.0, 5.0, 7.0], 0.4), Some(5.0));
+        assert_eq!(quantile_nearest(&mut [], 0.4), None);
+    }
+
+    #[test]
+    fn missing_costs_by_the_level() {
+        let loss = pinball(&[0.0, 1.0, 6.0], 5.0, &[0.1, 0.5, 0.9]);
+        assert!((loss - (0.1 * 5.0 + 0.5 * 4.0 + 0.1 * 1.0) / 3.0).abs() < 1e-12, "{loss}");
     }
 }

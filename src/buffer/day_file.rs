@@ -7,8 +7,7 @@
 //! which older readers stumble over; the parquet types say everything.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -44,13 +43,8 @@ pub(super) fn date_of(name: &str) -> Option<NaiveDate> {
 
 /// The day files in `dir`, by date; none if there is no such folder.
 pub(super) fn list(dir: &Path) -> Result<BTreeMap<NaiveDate, PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        entries => entries.with_context(|| format!("list {}", dir.display()))?,
-    };
     let mut files = BTreeMap::new();
-    for entry in entries {
-        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+    for entry in fsx::list_dir(dir)? {
         if let Some(date) = entry.file_name().to_str().and_then(date_of) {
             files.insert(date, entry.path());
         }

@@ -5,12 +5,10 @@
 //! neighbouring day, so they are consulted for up to two days around their name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use chrono::{Days, NaiveDate};
+use chrono::NaiveDate;
 use serde::Serialize;
 
 use crate::calendar;
@@ -22,7 +20,7 @@ use super::day_file::{self, ZONE_KEY};
 use super::merge::{self, DayInputs, Survey};
 use super::parquet_rows::ParquetFile;
 use super::segment;
-use super::step_cache::{self, FileId, SourceDigest, StepsKey};
+use super::step_cache::{self, FileId, Fresh, SourceDigest, StepsKey};
 use super::step_table::StepTable;
 use super::steps::StepBuilder;
 
@@ -37,7 +35,7 @@ pub struct Day {
 }
 
 /// How far from its name a file that was cut elsewhere may hold rows, in days.
-const REACH_DAYS: u64 = 2;
+pub(super) const REACH_DAYS: u32 = 2;
 /// How often a read starts anew because a rotation moved the rows meanwhile.
 const MAX_ATTEMPTS: usize = 10;
 
@@ -47,6 +45,8 @@ pub(super) struct DaySources {
     pub sealed: Vec<FileId>,
     pub segments: Vec<PathBuf>,
     pub bounds: (i64, i64),
+    /// The file of the day's own name, whether or not it has rows of the day.
+    named: Option<FileId>,
 }
 
 impl DaySources {
@@ -60,11 +60,6 @@ impl DaySources {
 
     fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.segments.is_empty()
-    }
-
-    /// Whether nothing that was read has been sealed or replaced since; rows that were added do not matter.
-    fn holds_in(&self, later: &DaySources) -> bool {
-        self.sealed == later.sealed && self.segments.iter().all(|path| later.segments.contains(path))
     }
 }
 
@@ -107,18 +102,25 @@ impl Buffer {
         Ok(self.read_day(day)?.0)
     }
 
-    /// The files behind [`Buffer::read_steps`] of `day`, with their sha256.
+    /// The files behind [`Buffer::read_steps`] of `day`, with their sha256 and rows.
+    ///
+    /// Where the aggregates are on disk, these are what was written down with them: no row is read.
     pub fn source_digests(&self, day: NaiveDate) -> Result<Vec<SourceDigest>> {
-        Ok(self.read_day(day)?.1)
+        self.with_sources(day, &|sources| self.digest_sources(day, sources))
     }
 
-    /// Both of the above. Starts anew when a rotation moves rows from segments to the day file meanwhile.
-    fn read_day(&self, day: NaiveDate) -> Result<(StepTable, Vec<SourceDigest>)> {
+    /// Both of the above, of the same moment.
+    pub fn read_day(&self, day: NaiveDate) -> Result<(StepTable, Vec<SourceDigest>)> {
+        self.with_sources(day, &|sources| self.read_sources(day, sources))
+    }
+
+    /// Does `work` on the files of a day, anew when a rotation moves rows from segments to the day file meanwhile.
+    fn with_sources<T>(&self, day: NaiveDate, work: &dyn Fn(&DaySources) -> Result<T>) -> Result<T> {
         let read = || {
             for _ in 0..MAX_ATTEMPTS {
                 let sources = self.sources_of(day)?;
-                let outcome = self.read_sources(day, &sources);
-                if sources.holds_in(&self.sources_of(day)?) {
+                let outcome = work(&sources);
+                if self.are_current(day, &sources)? {
                     return outcome;
                 }
             }
@@ -132,19 +134,40 @@ impl Buffer {
             let values = vec![Vec::new(); self.schema.metrics.len()];
             return Ok((StepTable { step_secs: self.step_secs, values, ..StepTable::default() }, Vec::new()));
         }
-        let cache = step_cache::path(&self.steps_dir, day);
-        let zone = self.zone.to_string();
-        let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
-        let is_sealed = sources.segments.is_empty();
-        if is_sealed && let Some(fresh) = step_cache::fresh(&cache, &key) {
+        if let Some(fresh) = self.fresh_steps(day, sources) {
             return Ok((fresh.read(&self.metric_names())?, fresh.sources));
         }
         let aggregated = self.aggregate(sources)?;
         let digests = self.digest(sources, &aggregated.n_rows)?;
-        if is_sealed && sources.holds_in(&self.sources_of(day)?) {
-            step_cache::write(&cache, &aggregated.table, &self.metric_names(), &key, &digests)?;
+        if sources.segments.is_empty() && self.are_current(day, sources)? {
+            let zone = self.zone.to_string();
+            let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
+            let path = step_cache::path(&self.steps_dir, day);
+            step_cache::write(&path, &aggregated.table, &self.metric_names(), &key, &digests)?;
         }
         Ok((aggregated.table, digests))
+    }
+
+    fn digest_sources(&self, day: NaiveDate, sources: &DaySources) -> Result<Vec<SourceDigest>> {
+        if let Some(fresh) = self.fresh_steps(day, sources) {
+            return Ok(fresh.sources);
+        }
+        if sources.segments.is_empty() {
+            // Whoever asks for the digests wants the aggregates next: they are kept on the way.
+            return Ok(self.read_sources(day, sources)?.1);
+        }
+        let survey = Survey::of(&sources.inputs(), &[])?;
+        self.digest(sources, &survey.n_rows_by_source())
+    }
+
+    /// The aggregates on disk, if the day has no open segments and they fit its files.
+    fn fresh_steps(&self, day: NaiveDate, sources: &DaySources) -> Option<Fresh> {
+        if sources.sealed.is_empty() || !sources.segments.is_empty() {
+            return None;
+        }
+        let zone = self.zone.to_string();
+        let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
+        step_cache::fresh(&step_cache::path(&self.steps_dir, day), &key)
     }
 
     /// Makes sure that the aggregates of a sealed day are on disk; true if they had to be made.
@@ -153,9 +176,7 @@ impl Buffer {
         if sources.sealed.is_empty() || !sources.segments.is_empty() {
             return Ok(false);
         }
-        let zone = self.zone.to_string();
-        let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
-        if step_cache::fresh(&step_cache::path(&self.steps_dir, day), &key).is_some() {
+        if self.fresh_steps(day, &sources).is_some() {
             return Ok(false);
         }
         self.read_day(day).map(|_| true)
@@ -164,15 +185,36 @@ impl Buffer {
     /// Where the rows of `day` lie now.
     pub(super) fn sources_of(&self, day: NaiveDate) -> Result<DaySources> {
         let bounds = calendar::day_bounds_ms(day, self.zone);
+        let named = self.named_file(day)?;
         let mut sealed = Vec::new();
-        for date in calendar::days_between(day - Days::new(REACH_DAYS), day + Days::new(REACH_DAYS + 1)) {
+        let first = calendar::days_before(day, REACH_DAYS);
+        for date in calendar::days_between(first, calendar::days_after(day, REACH_DAYS + 1)) {
             let path = day_file::path(&self.dir, date);
-            if path.exists() && self.may_hold(&path, date, day, bounds)? {
+            if fsx::exists(&path)? && self.may_hold(&path, date, day, bounds)? {
                 sealed.push(FileId::of(&path)?);
             }
         }
         let segments = segment::list(&segment::day_dir(&self.open_dir, day))?;
-        Ok(DaySources { sealed, segments, bounds })
+        Ok(DaySources { sealed, segments, bounds, named })
+    }
+
+    fn named_file(&self, day: NaiveDate) -> Result<Option<FileId>> {
+        let path = day_file::path(&self.dir, day);
+        if fsx::exists(&path)? { FileId::of(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether nothing of `sources` has been sealed or replaced since; rows that were added do not matter.
+    ///
+    /// A rotation moves rows of segments to the file of their day's name only, so no other file needs a look.
+    fn are_current(&self, day: NaiveDate, sources: &DaySources) -> Result<bool> {
+        for file in &sources.sealed {
+            if !fsx::exists(&file.path)? || FileId::of(&file.path)? != *file {
+                return Ok(false);
+            }
+        }
+        let segments = segment::list(&segment::day_dir(&self.open_dir, day))?;
+        let are_there = sources.segments.iter().all(|path| segments.contains(path));
+        Ok(are_there && self.named_file(day)? == sources.named)
     }
 
     /// Whether the file of `date` may have rows of `day`.
@@ -201,20 +243,16 @@ impl Buffer {
     /// The days that a file cut elsewhere has rows of, near its name.
     fn dates_in(&self, file: &ParquetFile, date: NaiveDate) -> Vec<NaiveDate> {
         let Some((min, max)) = file.time_range_ms() else { return vec![date] };
-        let first = calendar::day_of(min, self.zone).max(date - Days::new(REACH_DAYS));
-        let last = calendar::day_of(max, self.zone).min(date + Days::new(REACH_DAYS));
-        calendar::days_between(first, last + Days::new(1)).collect()
+        let first = calendar::day_of(min, self.zone).max(calendar::days_before(date, REACH_DAYS));
+        let last = calendar::day_of(max, self.zone).min(calendar::days_after(date, REACH_DAYS));
+        calendar::days_between(first, calendar::days_after(last, 1)).collect()
     }
 
     /// The open days, each with its folder.
     pub(super) fn open_dates(&self) -> Result<BTreeMap<NaiveDate, PathBuf>> {
-        let entries = match fs::read_dir(&self.open_dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            entries => entries.with_context(|| format!("list {}", self.open_dir.display()))?,
-        };
         let mut dates = BTreeMap::new();
-        for entry in entries {
-            let path = entry.with_context(|| format!("list {}", self.open_dir.display()))?.path();
+        for entry in fsx::list_dir(&self.open_dir)? {
+            let path = entry.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let Ok(date) = name.parse() else { continue };
             if !segment::list(&path)?.is_empty() {
@@ -270,8 +308,7 @@ impl Buffer {
             }
             Ok(())
         })?;
-        let n_rows = survey.n_sealed_rows.iter().chain(&survey.n_segment_rows).copied().collect();
-        Ok(Aggregated { table: builder.finish(), n_rows })
+        Ok(Aggregated { table: builder.finish(), n_rows: survey.n_rows_by_source() })
     }
 
     fn digest(&self, sources: &DaySources, n_rows: &[u64]) -> Result<Vec<SourceDigest>> {

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::calendar;
 use crate::error::Refusal;
 use crate::schema::{Metric, Schema};
+use crate::stats;
 
 use super::csv_rows::Header;
 use super::day_file;
@@ -314,7 +315,7 @@ impl Column {
     fn variation(&self) -> f64 {
         let with_rows = self.by_server.iter().filter(|values| values.len() > 1);
         let mut moves: Vec<f32> = with_rows.map(|values| movement(values)).collect();
-        f64::from(quantile(&mut moves, 0.5))
+        stats::quantile_nearest(&mut moves, 0.5).map_or(0.0, f64::from)
     }
 }
 
@@ -324,18 +325,10 @@ fn movement(values: &[f32]) -> f32 {
     let n_changes = values.windows(2).filter(|pair| pair[0] != pair[1]).count();
     let share = n_changes as f32 / (values.len() - 1) as f32;
     let mut values = values.to_vec();
-    let (low, high) = (quantile(&mut values, 0.1), quantile(&mut values, 0.9));
+    let mut quantile = |q: f64| stats::quantile_nearest(&mut values, q).unwrap_or(0.0);
+    let (low, high) = (quantile(0.1), quantile(0.9));
     let size = low.abs() + high.abs();
     if size > 0.0 { share * ((high - low) / size).min(1.0) } else { 0.0 }
-}
-
-/// The value at a share of the sorted values; 0 for none.
-fn quantile(values: &mut [f32], share: f64) -> f32 {
-    if values.is_empty() {
-        return 0.0;
-    }
-    let idx = ((values.len() - 1) as f64 * share).round() as usize;
-    *values.select_nth_unstable_by(idx, f32::total_cmp).1
 }
 
 /// The median time between successive rows of a server, in whole seconds, at least 1.

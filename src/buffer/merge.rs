@@ -142,6 +142,11 @@ impl Survey {
         n_rows
     }
 
+    /// Rows per input: sealed files, then segments.
+    pub fn n_rows_by_source(&self) -> Vec<u64> {
+        self.n_sealed_rows.iter().chain(&self.n_segment_rows).copied().collect()
+    }
+
     pub fn n_rows(&self) -> u64 {
         self.servers.values().sum()
     }

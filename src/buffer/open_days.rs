@@ -5,6 +5,7 @@
 //! old, or when its day is over and no row came for a while, so that a rotation can take it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use anyhow::Result;
 use chrono::NaiveDate;
 use chrono_tz::Tz;
 
-use crate::calendar;
+use crate::{calendar, fsx};
 
 use super::Buffer;
 use super::day_file;
@@ -68,14 +69,16 @@ impl<'a> OpenDays<'a> {
     pub fn push(&mut self, row: Row<'_>, now_ms: i64) -> Result<(NaiveDate, bool)> {
         let date = self.date_of(row.time_ms);
         let n_metrics = self.metrics.len();
-        let buffer_dir = self.buffer_dir;
-        let day = self.days.entry(date).or_insert_with(|| OpenDay {
-            rows: Rows::new(n_metrics),
-            writer: None,
-            is_dirty: false,
-            is_sealed: day_file::path(buffer_dir, date).exists(),
-            written_at: Instant::now(),
-        });
+        let day = match self.days.entry(date) {
+            Entry::Occupied(day) => day.into_mut(),
+            Entry::Vacant(place) => place.insert(OpenDay {
+                rows: Rows::new(n_metrics),
+                writer: None,
+                is_dirty: false,
+                is_sealed: fsx::exists(&day_file::path(self.buffer_dir, date))?,
+                written_at: Instant::now(),
+            }),
+        };
         day.rows.push(row);
         let is_sealed = day.is_sealed;
         self.n_waiting += 1;

@@ -2,7 +2,7 @@
 //!
 //! `timestamp` is a datetime of any unit (without a zone it counts as UTC), an epoch number, or RFC 3339 text;
 //! `server_name`, `profile` and `status` are text; metrics are numbers of any width. A null or NaN metric is a
-//! missing value. This is the only module, with [`super::day_file`] and the step cache, that knows polars.
+//! missing value, and a time before 1970 or after 2199 is no time. This is the only module, with [`super::day_file`] and the step cache, that knows polars.
 
 use std::fs::File;
 use std::ops::Range;
@@ -15,6 +15,7 @@ use polars::prelude::{
     SerReader, StringChunked, TimeUnit,
 };
 
+use crate::calendar::PLAUSIBLE_MS;
 use crate::schema::Metric;
 
 use super::record::{Candidate, Reason, epoch_ms, parse_time};
@@ -162,7 +163,7 @@ impl ParquetFile {
     }
 
     /// Passes all rows with event times in `bounds` (all, if there are none) to `each`, in batches, in the
-    /// file's order. Rows without a readable key are left out; their number is returned.
+    /// file's order. Rows without a key, or with one that cannot be, are left out; their number is returned.
     pub fn read_rows(
         &mut self,
         metrics: &[String],
@@ -275,14 +276,15 @@ impl Slice {
         }
     }
 
-    /// Event time of row `idx`, if it has a readable one.
+    /// Event time of row `idx`, if it has one that can be.
     fn time_ms(&self, idx: usize) -> Option<i64> {
-        match self.time(idx) {
+        let time_ms = match self.time(idx) {
             SliceTime::At(time_ms) => Some(time_ms),
             SliceTime::Epoch(number) => epoch_ms(number),
             SliceTime::Text(text) => parse_time(text),
             SliceTime::Missing => None,
-        }
+        };
+        time_ms.filter(|time_ms| PLAUSIBLE_MS.contains(time_ms))
     }
 
     /// Adds the rows with event times in `bounds` to `rows`; returns how many have no readable key.

@@ -3,7 +3,7 @@
 //!
 //! Several appenders write to the same file; each adds whole lines while it holds `quarantine/.lock`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -153,11 +153,8 @@ pub(super) fn status(dir: &Path) -> Result<QuarantineStatus> {
 /// The dated files in `dir`, ascending.
 pub(super) fn files(dir: &Path) -> Result<Vec<(NaiveDate, PathBuf)>> {
     let mut files = Vec::new();
-    if !dir.is_dir() {
-        return Ok(files);
-    }
-    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-        let path = entry?.path();
+    for entry in fsx::list_dir(dir)? {
+        let path = entry.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(date) = name.strip_suffix(".ndjson").and_then(|date| date.parse().ok()) {
             files.push((date, path));

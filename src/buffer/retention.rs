@@ -1,13 +1,14 @@
 //! Which sealed days may go: decided as a list, then done.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use chrono::{Days, NaiveDate};
-use serde::Serialize;
+use chrono::NaiveDate;
+use serde::{Serialize, Serializer};
 
-use crate::platform;
+use crate::{calendar, fsx, platform};
 
 /// Deleted files have this before their name until they are gone.
 const ASIDE_PREFIX: &str = ".deleted-";
@@ -17,7 +18,36 @@ const ASIDE_PREFIX: &str = ".deleted-";
 pub struct RetentionDecision {
     pub date: NaiveDate,
     pub delete: bool,
-    pub reason: String,
+    pub reason: RetentionReason,
+}
+
+/// Why a day goes or stays; shown, and serialized, as a sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetentionReason {
+    /// Its date lies in the future.
+    Future,
+    /// Its age alone decides: older than `kept_days`, or not.
+    Age { age_days: i64, kept_days: u32 },
+    /// It is too old, but so is every other day.
+    WouldDeleteAll { age_days: i64 },
+}
+
+impl fmt::Display for RetentionReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Future => f.write_str("its date lies in the future"),
+            Self::Age { age_days, kept_days } => write!(f, "{age_days} days old, {kept_days} are kept"),
+            Self::WouldDeleteAll { age_days } => {
+                write!(f, "{age_days} days old, but the policy would delete every day")
+            }
+        }
+    }
+}
+
+impl Serialize for RetentionReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// Decides about every sealed day; `today` is the date of the site's zone.
@@ -25,28 +55,26 @@ pub struct RetentionDecision {
 /// Days more than `retention_days` before today go. Days in the future stay. Where that would delete every day
 /// (a clock that is years ahead, a buffer that was asleep), nothing is deleted.
 pub fn plan_retention(days: &[NaiveDate], today: NaiveDate, retention_days: u32) -> Vec<RetentionDecision> {
-    let oldest_kept = today - Days::new(u64::from(retention_days));
+    let oldest_kept = calendar::days_before(today, retention_days);
     let is_old = |date: NaiveDate| date < oldest_kept;
     let would_delete_all = !days.is_empty() && days.iter().all(|date| is_old(*date));
     let decide = |date: &NaiveDate| {
         let age_days = (today - *date).num_days();
-        let (delete, reason) = if *date > today {
-            (false, "its date lies in the future".to_owned())
-        } else if !is_old(*date) {
-            (false, format!("{age_days} days old, {retention_days} are kept"))
-        } else if would_delete_all {
-            (false, format!("{age_days} days old, but the policy would delete every day"))
+        let reason = if *date > today {
+            RetentionReason::Future
+        } else if is_old(*date) && would_delete_all {
+            RetentionReason::WouldDeleteAll { age_days }
         } else {
-            (true, format!("{age_days} days old, {retention_days} are kept"))
+            RetentionReason::Age { age_days, kept_days: retention_days }
         };
-        RetentionDecision { date: *date, delete, reason }
+        RetentionDecision { date: *date, delete: is_old(*date) && !would_delete_all, reason }
     };
     days.iter().map(decide).collect()
 }
 
 /// Whether the plan keeps days only because it would have deleted all.
 pub(super) fn is_refused(plan: &[RetentionDecision]) -> bool {
-    plan.iter().any(|decision| !decision.delete && decision.reason.contains("every day"))
+    plan.iter().any(|decision| matches!(decision.reason, RetentionReason::WouldDeleteAll { .. }))
 }
 
 /// Deletes a file in two steps, so that a crash leaves it whole or under a name that no reader looks at.
@@ -61,11 +89,8 @@ pub(super) fn delete(path: &Path) -> Result<()> {
 
 /// Removes what a crash between the two steps left.
 pub(super) fn sweep(dir: &Path) -> Result<()> {
-    if !dir.is_dir() {
-        return Ok(());
-    }
-    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-        let path = entry.with_context(|| format!("list {}", dir.display()))?.path();
+    for entry in fsx::list_dir(dir)? {
+        let path = entry.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(ASIDE_PREFIX) {
             fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
@@ -92,6 +117,7 @@ mod tests {
         let days = ["2024-01-01", "2024-01-09", "2024-01-10", "2024-01-20", "2024-02-01"];
         case(&days, "2024-01-20", 10, &["2024-01-01", "2024-01-09"]);
         case(&days, "2024-01-20", 60, &[]);
+        case(&days, "2024-01-20", u32::MAX, &[]);
         case(&days, "2024-01-20", 0, &["2024-01-01", "2024-01-09", "2024-01-10"]);
         case(&[], "2024-01-20", 10, &[]);
     }
@@ -109,11 +135,12 @@ mod tests {
         let days: Vec<NaiveDate> =
             ["2024-01-01", "2024-01-10", "2024-02-01"].map(|day| day.parse().unwrap()).to_vec();
         let plan = plan_retention(&days, "2024-01-20".parse().unwrap(), 15);
-        let reasons: Vec<&str> = plan.iter().map(|decision| decision.reason.as_str()).collect();
+        let reasons: Vec<String> = plan.iter().map(|decision| decision.reason.to_string()).collect();
         assert_eq!(
             reasons,
             ["19 days old, 15 are kept", "10 days old, 15 are kept", "its date lies in the future"]
         );
+        assert_eq!(serde_json::to_value(&plan[2]).unwrap()["reason"], "its date lies in the future");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, Days, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
@@ -31,6 +31,9 @@ use super::step_cache;
 
 /// How long a rotation waits for another one.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
+
+/// How long unfinished work lies untouched before it counts as abandoned, where others write without our lock.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// How to rotate.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,6 +128,9 @@ impl Buffer {
         };
 
         let _lock = self.lock_rotation(options, now)?;
+        if !options.dry_run {
+            self.sweep_staging(&mut report);
+        }
         if !self.is_foreign {
             report.planned = self.plan_seals(today, options)?;
         }
@@ -148,6 +154,24 @@ impl Buffer {
         Lock::acquire_within(&self.open_dir.join(".rotate.lock"), &holder, LOCK_WAIT).map(Some)
     }
 
+    /// Deletes what killed runs left unfinished; what cannot be deleted is a warning.
+    ///
+    /// Day files and copies of damaged segments are written under the rotation's lock only, so nobody is at work
+    /// on them. Aggregates are written by readers too, and quarantine belongs to appenders.
+    fn sweep_staging(&self, report: &mut RotateReport) {
+        let segments = self.quarantine_dir.join("segments");
+        let mut places = vec![(&segments, Duration::ZERO)];
+        places.extend([&self.steps_dir, &self.quarantine_dir].map(|dir| (dir, ABANDONED)));
+        if !self.is_foreign {
+            places.push((&self.dir, Duration::ZERO));
+        }
+        for (dir, untouched_for) in places {
+            if let Err(error) = fsx::sweep_staging(dir, untouched_for) {
+                report.warnings.push(format!("{error:#}"));
+            }
+        }
+    }
+
     /// Which days are to be sealed from which segments.
     ///
     /// While it looks, no appender can begin a segment; a segment without a live writer stays that way.
@@ -159,7 +183,7 @@ impl Buffer {
             guard.lock().with_context(|| format!("lock {}", self.open_dir.display()))?;
             Some(guard)
         };
-        let end = if options.include_open { today + Days::new(1) } else { today };
+        let end = if options.include_open { calendar::days_after(today, 1) } else { today };
         let mut plans = Vec::new();
         for (date, dir) in self.open_dates()?.range(..end) {
             let (segments, n_live_segments) = if options.dry_run {
@@ -180,7 +204,7 @@ impl Buffer {
         n_live_segments: usize,
         today: NaiveDate,
     ) -> Result<SealPlan> {
-        let is_merge = day_file::path(&self.dir, date).exists();
+        let is_merge = fsx::exists(&day_file::path(&self.dir, date))?;
         let reason = match (segments.is_empty(), is_merge) {
             (true, _) => "all its segments are still being written",
             (false, true) => "late rows for a sealed day",
@@ -229,7 +253,7 @@ impl Buffer {
     /// Merges what the plan names into the day file; the segments stay.
     pub(super) fn write_sealed(&self, plan: &SealPlan) -> Result<SealedDay> {
         let path = day_file::path(&self.dir, plan.date);
-        let sealed = if path.exists() { vec![path.clone()] } else { Vec::new() };
+        let sealed = if fsx::exists(&path)? { vec![path.clone()] } else { Vec::new() };
         let inputs = DayInputs { sealed, segments: plan.segments.clone(), bounds: None };
         let survey = Survey::of(&inputs, &self.metric_names())?;
         self.keep_damaged(plan.date, &survey)?;
@@ -296,9 +320,7 @@ impl Buffer {
         let guard = segment::segments_lock(&self.open_dir)?;
         guard.lock().with_context(|| format!("lock {}", self.open_dir.display()))?;
         let dir = segment::day_dir(&self.open_dir, plan.date);
-        let is_empty =
-            fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?.next().is_none();
-        if is_empty {
+        if fsx::list_dir(&dir)?.is_empty() {
             fs::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
         platform::sync_dir(&self.open_dir).with_context(|| format!("sync {}", self.open_dir.display()))
@@ -322,12 +344,7 @@ impl Buffer {
 
     /// Aggregates of days that are gone go, too.
     fn drop_orphan_steps(&self, days: &[NaiveDate]) -> Result<()> {
-        if !self.steps_dir.is_dir() {
-            return Ok(());
-        }
-        let dir = &self.steps_dir;
-        for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-            let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+        for entry in fsx::list_dir(&self.steps_dir)? {
             let date = entry.file_name().to_str().and_then(step_cache::date_of);
             if date.is_some_and(|date| !days.contains(&date)) {
                 remove_if_exists(&entry.path())?;
@@ -364,7 +381,7 @@ impl Buffer {
     }
 
     fn drop_old_quarantine(&self, today: NaiveDate) -> Result<()> {
-        let oldest_kept = today - Days::new(u64::from(self.retention_days));
+        let oldest_kept = calendar::days_before(today, self.retention_days);
         for (date, path) in quarantine::files(&self.quarantine_dir)? {
             if date < oldest_kept {
                 remove_if_exists(&path)?;

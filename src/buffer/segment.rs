@@ -67,18 +67,8 @@ pub(super) fn list(day_dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn list_by_extension(day_dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(day_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("list {}", day_dir.display()))?,
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("list {}", day_dir.display()))?.path();
-        if path.extension().is_some_and(|found| found == extension) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
+    let mut paths: Vec<PathBuf> = fsx::list_dir(day_dir)?.iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
     Ok(paths)
 }
 
@@ -402,13 +392,29 @@ pub(super) fn count_rows(path: &Path) -> Result<u64> {
     if reader.header.is_none() {
         return Ok(0);
     }
-    while let Some(n) = skip_frame(&mut reader).with_context(|| format!("read {}", path.display()))? {
+    while let Some((_, n)) = skip_frame(&mut reader).with_context(|| format!("read {}", path.display()))? {
         n_rows += u64::from(n);
     }
     Ok(n_rows)
 }
 
-fn skip_frame(reader: &mut SegmentReader) -> io::Result<Option<u32>> {
+/// When the newest frame of a segment was written, by its frame heads alone.
+pub(super) fn last_written_ms(path: &Path) -> Result<Option<i64>> {
+    let mut reader = SegmentReader::open(path)?;
+    let mut last = None;
+    if reader.header.is_none() {
+        return Ok(None);
+    }
+    while let Some((written_ms, _)) =
+        skip_frame(&mut reader).with_context(|| format!("read {}", path.display()))?
+    {
+        last = last.max(Some(written_ms));
+    }
+    Ok(last)
+}
+
+/// Time of writing and rows of the next frame, which is passed over.
+fn skip_frame(reader: &mut SegmentReader) -> io::Result<Option<(i64, u32)>> {
     let rest = reader.size_bytes.saturating_sub(reader.offset);
     if rest < FRAME_HEAD_BYTES + 16 {
         return Ok(None);
@@ -421,7 +427,7 @@ fn skip_frame(reader: &mut SegmentReader) -> io::Result<Option<u32>> {
     let head: [u8; 16] = read_array(&mut reader.file)?;
     reader.file.seek_relative(i64::from(n_bytes) - 16)?;
     reader.offset += FRAME_HEAD_BYTES + u64::from(n_bytes);
-    Ok(Some(frame_counts(&head).1))
+    Ok(Some(frame_counts(&head)))
 }
 
 /// A cursor over a payload whose checksum fits; a mismatch now is a bug or a forged file, and an error.

@@ -767,3 +767,138 @@ fn append_tells_its_rate() {
         sealed.size_bytes as f64 / sealed.n_rows as f64
     );
 }
+
+/// Writes a day file as others might: `(server, time in ms, cpu)`.
+fn write_foreign(path: &Path, rows: &[(&str, i64, f32)]) {
+    use polars::prelude::{Column, DataFrame, ParquetWriter};
+    let servers: Vec<&str> = rows.iter().map(|row| row.0).collect();
+    let columns = vec![
+        day_file::time_column("timestamp", rows.iter().map(|row| row.1).collect()),
+        Column::new("server_name".into(), servers),
+        day_file::float_column("cpu", rows.iter().map(|row| row.2)),
+    ];
+    let mut frame = DataFrame::new(rows.len(), columns).unwrap();
+    ParquetWriter::new(std::fs::File::create(path).unwrap()).finish(&mut frame).unwrap();
+}
+
+#[test]
+fn times_that_cannot_be_are_left_out_and_told() {
+    let day_ms = time("2024-01-01T00:00:00Z").timestamp_millis();
+    let year_2300 = time("2300-01-01T00:00:00Z").timestamp_millis();
+    for zone in [Tz::UTC, Tz::America__New_York, Tz::Asia__Kolkata] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bench = Bench::new(&["cpu"], "2024-01-05T12:00:00Z");
+        bench.config.timezone = zone;
+        bench.config.data_buffer_dir = dir.path().canonicalize().unwrap().display().to_string();
+        let good = ("a", day_ms + 12 * 3_600_000, 1.0);
+        let absurd = [i64::MAX, i64::MIN, year_2300, -1].map(|time_ms| ("a", time_ms, 9.0));
+        let path = day_file::path(dir.path(), date("2024-01-01"));
+        write_foreign(&path, &[&absurd[..], &[good]].concat());
+        let buffer = bench.buffer();
+        let n_rows: u64 =
+            buffer.days().unwrap().iter().map(|day| buffer.read_steps(day.date).unwrap().n_raw_rows()).sum();
+        assert_eq!(n_rows, 1, "{zone}");
+        assert_eq!(buffer.newest_time_ms(i64::MAX).unwrap(), Some(good.1), "{zone}");
+        let findings = buffer.verify(true, &Silent).unwrap().findings;
+        assert!(
+            findings.iter().any(|found| found.message.starts_with("4 rows have no time")),
+            "{findings:?}"
+        );
+        write_foreign(&path, &absurd);
+        assert_eq!(buffer.newest_time_ms(i64::MAX).unwrap(), None);
+        buffer.status(bench.now).unwrap();
+    }
+    let bench = Bench::new(&["cpu"], "2024-01-05T12:00:00Z");
+    let path = bench.dir.path().join("metrics.parquet");
+    write_foreign(&path, &[("a", i64::MAX, 1.0), ("a", i64::MIN, 1.0), ("a", day_ms, 1.0)]);
+    let report = bench.append_file(&path);
+    assert_eq!((report.n_good, report.n_bad), (1, 2));
+}
+
+#[test]
+fn a_retention_of_for_ever_is_no_trouble() {
+    let mut bench = Bench::new(&["cpu"], "2024-01-05T12:00:00Z");
+    bench.config.data_retention_days = 99_999_999;
+    assert_eq!(bench.append(&record("2024-01-01T00:00:00Z", "a", 1.0)).n_good, 1);
+    assert_eq!(bench.rotate().sealed.len(), 1);
+}
+
+#[test]
+fn a_rotation_sweeps_what_killed_runs_left() {
+    let bench = Bench::new(&["cpu"], "2024-01-05T12:00:00Z");
+    bench.append(&record("2024-01-01T00:00:00Z", "a", 1.0));
+    bench.rotate();
+    let buffer = bench.buffer();
+    let segments = buffer.quarantine_dir.join("segments");
+    let folders = [&buffer.dir, &segments, &buffer.steps_dir, &buffer.quarantine_dir];
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+    for dir in folders {
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::write(dir.join(".staging-fresh"), "half").unwrap();
+        let old = std::fs::File::create(dir.join(".staging-old")).unwrap();
+        old.set_modified(long_ago).unwrap();
+    }
+    bench.rotate();
+    let is_left = |dir: &Path, name: &str| dir.join(name).exists();
+    assert!(folders.iter().all(|dir| !is_left(dir, ".staging-old")));
+    let fresh = folders.map(|dir| is_left(dir, ".staging-fresh"));
+    assert_eq!(fresh, [false, false, true, true], "others write aggregates and quarantine meanwhile");
+    assert_eq!(bench.sealed("2024-01-01").len(), 1);
+}
+
+#[test]
+fn digests_come_from_what_was_written_down() {
+    let bench = Bench::new(&["cpu"], "2024-01-05T12:00:00Z");
+    for second in [0, 5, 10] {
+        bench.append(&record(&format!("2024-01-01T00:00:{second:02}Z"), "a", 1.0));
+    }
+    let (day, buffer) = (date("2024-01-01"), bench.buffer());
+    assert_eq!(buffer.source_digests(day).unwrap(), buffer.read_day(day).unwrap().1, "of an open day");
+    bench.rotate();
+    let digests = buffer.source_digests(day).unwrap();
+    assert_eq!(digests, buffer.read_day(day).unwrap().1);
+    assert_eq!((digests.len(), digests[0].n_rows), (1, 3));
+    // Aggregates whose values are damaged, under a footer that is whole: nobody decodes them for a digest.
+    let path = step_cache::path(&buffer.steps_dir, day);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4..64].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(buffer.read_steps(day).is_err());
+    assert_eq!(buffer.source_digests(day).unwrap(), digests);
+}
+
+#[test]
+fn the_newest_row_is_found_without_aggregating() {
+    let bench = Bench::new(&["cpu"], "2024-01-03T12:00:00Z");
+    let newest = |bench: &Bench, before: &str| {
+        bench
+            .buffer()
+            .newest_time_ms(time(before).timestamp_millis())
+            .unwrap()
+            .map(|time_ms| crate::calendar::to_utc(time_ms).format("%dT%H:%M:%S").to_string())
+    };
+    assert_eq!(newest(&bench, "2024-01-04T00:00:00Z"), None);
+    for stamp in ["03T11:59:57", "01T23:59:58", "02T10:00:01", "03T07:00:00", "02T22:00:03", "03T11:00:00"] {
+        bench.append(&record(&format!("2024-01-{stamp}Z"), "a", 1.0));
+    }
+    let check = |bench: &Bench| {
+        for (before, expected) in [
+            ("2024-01-04T00:00:00Z", Some("03T11:59:57")),
+            ("2024-01-03T11:59:58Z", Some("03T11:59:57")),
+            ("2024-01-03T11:59:57Z", Some("03T11:00:00")),
+            ("2024-01-03T07:00:00Z", Some("02T22:00:03")),
+            ("2024-01-02T22:00:03Z", Some("02T10:00:01")),
+            ("2024-01-02T00:00:00Z", Some("01T23:59:58")),
+            ("2024-01-01T00:00:00Z", None),
+        ] {
+            assert_eq!(newest(bench, before).as_deref(), expected, "before {before}");
+        }
+    };
+    check(&bench);
+    bench.rotate();
+    let file = ParquetFile::open(&day_file::path(&bench.buffer().dir, date("2024-01-02"))).unwrap();
+    assert!(file.time_range_ms().is_some(), "footers answer for sealed days");
+    check(&bench);
+    bench.append(&record("2024-01-02T23:00:00Z", "a", 1.0));
+    assert_eq!(newest(&bench, "2024-01-03T00:00:00Z").as_deref(), Some("02T23:00:00"));
+}

@@ -136,7 +136,7 @@ impl Buffer {
             );
         }
         let counts = [
-            (n_without_key, "rows have no time or no server"),
+            (n_without_key, "rows have no time that can be, or no server"),
             (n_outside, "rows belong to another day"),
             (n_disordered, "rows repeat a time of their server or come before it"),
         ];

@@ -22,6 +22,9 @@ pub use tables::{
     ModelConfig, NotifyConfig, RetentionConfig, SeriesConfig, TrainingConfig, ValidationConfig, WindowConfig,
 };
 
+/// Days a window spans at most: more is a slip of the keyboard, and would be allocated step by step.
+pub const MAX_WINDOW_DAYS: u32 = 3660;
+
 /// Everything a site can set. Paths are relative to the file's folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -155,7 +158,10 @@ impl Config {
         let require = |fine: bool, message: &str| if fine { Ok(()) } else { Err(Refusal::usage(message)) };
         require(!self.metrics.is_empty(), "the config lists no [[metric]]")?;
         self.ensure_unique_metric_names()?;
-        require(self.training_window_days >= 1, "training_window_days must be at least 1")?;
+        require(
+            (1..=MAX_WINDOW_DAYS).contains(&self.training_window_days),
+            "training_window_days must be at least 1 and at most 3660, ten years",
+        )?;
         require(
             self.data_retention_days >= self.training_window_days,
             "data_retention_days must cover training_window_days, or the window loses its oldest days",
@@ -165,7 +171,10 @@ impl Config {
             "epochs_per_day and initial_epochs must be at least 1",
         )?;
         require(self.validation_loss_threshold >= 1.0, "validation_loss_threshold is a ratio of at least 1")?;
-        require(self.max_training_duration_hours > 0.0, "max_training_duration_hours must be positive")?;
+        require(
+            self.max_training_duration_hours > 0.0 && self.max_training_duration_hours <= 8760.0,
+            "max_training_duration_hours must be positive and at most 8760, a year",
+        )?;
         self.series.ensure_valid()?;
         self.window.ensure_valid()?;
         self.model.ensure_valid(&self.schema())?;
@@ -182,7 +191,7 @@ impl Config {
                 return Err(Refusal::usage(format!("the config lists [[metric]] `{}` twice", pair[0])));
             }
         }
-        let reserved = ["timestamp", "server_name", "profile", "status", "metrics"];
+        let reserved = ["timestamp", "server_name", "profile", "status", "metrics", "records"];
         match names.iter().find(|name| name.is_empty() || reserved.contains(name)) {
             Some(name) => Err(Refusal::usage(format!("`{name}` cannot be the name of a metric"))),
             None => Ok(()),
@@ -234,6 +243,12 @@ mod tests {
     }
 
     #[test]
+    fn keeping_everything_for_ever_can_be_asked_for() {
+        let config = Config::parse("data_retention_days = 99999999", &[]).unwrap().config;
+        assert_eq!(config.data_retention_days, 99_999_999);
+    }
+
+    #[test]
     fn the_designs_alias_for_the_zone_works() {
         let loaded = Config::parse("training_timezone = \"Europe/Berlin\"", &[]).unwrap();
         assert_eq!(loaded.config.timezone, chrono_tz::Europe::Berlin);
@@ -246,6 +261,14 @@ mod tests {
         refused("[model]\ntargets = [\"nope\"]", &[], "`nope`");
         refused("[model]\nquantiles = [0.5, 0.1]", &[], "ascending");
         refused("data_retention_days = 3", &[], "data_retention_days");
+        refused("max_training_duration_hours = inf", &[], "at most 8760");
+        refused("max_training_duration_hours = nan", &[], "at most 8760");
+        refused("training_window_days = 4000000", &[], "at most 3660");
+        refused("[model]\nhorizon = 9000000000", &[], "at most 100000");
+        refused("[window]\nholdout_hours = 4000000000", &[], "window.holdout_hours");
+        refused("[training]\nlearning_rate = inf", &[], "training.learning_rate");
+        refused("[notify]\ntimeout_secs = 9000000000", &[], "notify.timeout_secs");
+        refused("[[metric]]\nname = \"records\"", &[], "`records` cannot be");
         refused("slack_webhook = \"https://hooks.example/secret\"", &[], "env:NAME");
     }
 }

@@ -6,6 +6,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::Refusal;
 use crate::schema::Schema;
 
+/// Limits that no honest setting comes near; beyond them lie slips of the keyboard, and overflows.
+const MAX_STEPS: usize = 100_000;
+const MAX_SIZE: usize = 16_384;
+const MAX_BATCH: usize = 1_000_000;
+const MAX_HOLDOUT_HOURS: u32 = 24 * super::MAX_WINDOW_DAYS;
+const DAY_SECS: u64 = 86_400;
+const YEAR_SECS: u64 = 366 * DAY_SECS;
+
 fn require(fine: bool, message: impl FnOnce() -> String) -> Result<()> {
     if fine { Ok(()) } else { Err(Refusal::usage(message())) }
 }
@@ -63,7 +71,12 @@ impl WindowConfig {
         require((0.0..=1.0).contains(&self.min_completeness), || {
             "window.min_completeness is a share from 0 to 1".into()
         })?;
-        require(self.holdout_hours >= 1, || "window.holdout_hours must be at least 1".into())
+        require((1..=MAX_HOLDOUT_HOURS).contains(&self.holdout_hours), || {
+            format!("window.holdout_hours must be at least 1 and at most {MAX_HOLDOUT_HOURS}, ten years")
+        })?;
+        require(self.max_gap_steps <= MAX_STEPS, || {
+            format!("window.max_gap_steps must be at most {MAX_STEPS}")
+        })
     }
 }
 
@@ -117,11 +130,14 @@ impl ModelConfig {
         require(self.quantiles.contains(&0.5), || {
             "model.quantiles must contain 0.5, the point forecast".into()
         })?;
-        require(self.encoder_length >= 1 && self.horizon >= 1, || {
-            "model.encoder_length and model.horizon must be at least 1".into()
+        let lengths = [self.encoder_length, self.horizon];
+        require(lengths.iter().all(|length| (1..=MAX_STEPS).contains(length)), || {
+            format!("model.encoder_length and model.horizon must be at least 1 and at most {MAX_STEPS}")
         })?;
         let sizes = [self.hidden_size, self.hidden_continuous_size, self.attention_heads, self.lstm_layers];
-        require(sizes.iter().all(|size| *size >= 1), || "the sizes in [model] must be at least 1".into())?;
+        require(sizes.iter().all(|size| (1..=MAX_SIZE).contains(size)), || {
+            format!("the sizes in [model] must be at least 1 and at most {MAX_SIZE}")
+        })?;
         require(self.attention_heads <= self.hidden_size, || {
             "model.attention_heads exceeds model.hidden_size".into()
         })?;
@@ -167,9 +183,17 @@ impl Default for TrainingConfig {
 
 impl TrainingConfig {
     pub(super) fn ensure_valid(&self) -> Result<()> {
-        require(self.batch_size >= 1, || "training.batch_size must be at least 1".into())?;
+        require((1..=MAX_BATCH).contains(&self.batch_size), || {
+            format!("training.batch_size must be at least 1 and at most {MAX_BATCH}")
+        })?;
         let positive = self.learning_rate > 0.0 && self.gradient_clip > 0.0 && self.weight_decay >= 0.0;
-        require(positive, || "training.learning_rate and training.gradient_clip must be positive".into())
+        require(positive, || "training.learning_rate and training.gradient_clip must be positive".into())?;
+        require(self.learning_rate.is_finite() && self.weight_decay.is_finite(), || {
+            "training.learning_rate and training.weight_decay must be finite".into()
+        })?;
+        require(self.checkpoint_secs <= YEAR_SECS, || {
+            format!("training.checkpoint_secs must be at most {YEAR_SECS}, a year")
+        })
     }
 }
 
@@ -244,7 +268,9 @@ impl NotifyConfig {
             "slack_webhook is a secret: write env:NAME, file:PATH or cred:NAME, never the address itself"
                 .into()
         })?;
-        require(self.timeout_secs >= 1, || "notify.timeout_secs must be at least 1".into())
+        require((1..=DAY_SECS).contains(&self.timeout_secs), || {
+            format!("notify.timeout_secs must be at least 1 and at most {DAY_SECS}, a day")
+        })
     }
 }
 

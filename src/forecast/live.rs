@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use chrono::{DateTime, Days, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::store::{KeptForecast, kept_path, read_kept};
 use crate::buffer::Buffer;
 use crate::calendar;
+use crate::fsx;
 use crate::site::Site;
+use crate::stats::pinball;
 
 /// How far back a kept forecast is looked for.
-const MAX_AGE_DAYS: u64 = 7;
+const MAX_AGE_DAYS: u32 = 7;
 
 /// How the last kept forecast did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,11 +49,16 @@ pub struct TargetLive {
 /// Only truth up to `now` counts.
 pub fn score_kept(site: &Site, buffer: &Buffer, now: DateTime<Utc>) -> Result<Option<LiveScores>> {
     let today = site.logical_date(now);
-    let mut dates = (1..=MAX_AGE_DAYS).filter_map(|age| today.checked_sub_days(Days::new(age)));
-    let Some(date) = dates.find(|date| kept_path(site, *date).is_file()) else { return Ok(None) };
-    let kept = read_kept(&kept_path(site, date))?;
-    let truth = read_truth(site, buffer, &kept, now)?;
-    Ok(score(date, &kept, &truth))
+    for age in 1..=MAX_AGE_DAYS {
+        let date = calendar::days_before(today, age);
+        let path = kept_path(site, date);
+        if fsx::exists(&path)? {
+            let kept = read_kept(&path)?;
+            let truth = read_truth(site, buffer, &kept, now)?;
+            return Ok(score(date, &kept, &truth));
+        }
+    }
+    Ok(None)
 }
 
 /// Observed values by server, step and metric.
@@ -63,10 +70,9 @@ fn read_truth(site: &Site, buffer: &Buffer, kept: &KeptForecast, now: DateTime<U
     let (Some(first), Some(last)) = (times().min(), times().max()) else { return Ok(truth) };
     let step_ms = i64::from(site.config.series.step_secs) * 1000;
     let zone = site.zone();
-    let days =
-        calendar::days_between(calendar::day_of(first, zone), calendar::day_of(last, zone) + Days::new(1));
-    for day in days {
-        let table = buffer.read_steps(day)?;
+    let (first, last) = (calendar::day_of(first, zone), calendar::day_of(last, zone));
+    for day in buffer.days()?.into_iter().filter(|day| (first..=last).contains(&day.date)) {
+        let table = buffer.read_steps(day.date)?;
         for entry in 0..table.len() {
             if table.step_ms[entry] + step_ms <= now.timestamp_millis() {
                 let server = table.servers[table.server_idx[entry] as usize].clone();
@@ -131,8 +137,8 @@ fn score_target(kept: &KeptForecast, truth: &Truth, at: usize, metric: &str) -> 
         let actual = truth.get(&(row.server_name.clone(), row.time_ms)).map_or(f32::NAN, |values| values[at]);
         let (Some(last), true) = (row.last_observed, actual.is_finite()) else { continue };
         n_points += 1;
-        loss += mean_pinball(actual, &kept.quantiles, |q| row.values[q]);
-        naive_loss += mean_pinball(actual, &kept.quantiles, |_| last);
+        loss += pinball(&row.values, actual, &kept.quantiles);
+        naive_loss += pinball(&vec![last; kept.quantiles.len()], actual, &kept.quantiles);
         n_covered += u64::from(row.values[low] <= actual && actual <= row.values[high]);
     }
     let n = n_points as f64;
@@ -143,14 +149,6 @@ fn score_target(kept: &KeptForecast, truth: &Truth, at: usize, metric: &str) -> 
         persistence_loss: naive_loss / n,
         coverage: n_covered as f64 / n,
     })
-}
-
-fn mean_pinball(actual: f32, quantiles: &[f64], forecast: impl Fn(usize) -> f32) -> f64 {
-    let one = |(at, q): (usize, &f64)| {
-        let error = f64::from(actual) - f64::from(forecast(at));
-        (q * error).max((q - 1.0) * error)
-    };
-    quantiles.iter().enumerate().map(one).sum::<f64>() / quantiles.len() as f64
 }
 
 #[cfg(test)]

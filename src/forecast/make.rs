@@ -112,20 +112,12 @@ fn newest_step(grid: &Grid) -> Option<usize> {
     (0..grid.n_steps).rev().find(|step| has_data(*step))
 }
 
-/// End of the newest step with data before `at`.
+/// End of the newest step that has rows and is over at `at`.
 fn newest_row_end(site: &Site, buffer: &Buffer, at: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
-    let today = site.logical_date(at);
     let step_ms = i64::from(site.config.series.step_secs) * 1000;
-    let days: Vec<_> = buffer.days()?.into_iter().map(|day| day.date).filter(|date| *date <= today).collect();
-    for day in days.into_iter().rev() {
-        let steps = buffer.read_steps(day)?;
-        let ends =
-            steps.step_ms.iter().map(|start| start + step_ms).filter(|end| *end <= at.timestamp_millis());
-        if let Some(end) = ends.max() {
-            return Ok(Some(to_utc(end)));
-        }
-    }
-    Ok(None)
+    let start_of = |time_ms: i64| time_ms.div_euclid(step_ms) * step_ms;
+    let newest = buffer.newest_time_ms(start_of(at.timestamp_millis()))?;
+    Ok(newest.map(|time_ms| to_utc(start_of(time_ms) + step_ms)))
 }
 
 fn ensure_known(servers: &[String], grid: &Grid) -> Result<()> {

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use chrono::{Days, NaiveDate};
+use chrono::NaiveDate;
 use polars::prelude::{
     Column, DataFrame, DataType, Float32Chunked, ParquetReader, ParquetWriter, SerReader, TimeUnit,
 };
 
 use super::FleetForecast;
+use crate::calendar;
 use crate::fsx;
 use crate::site::Site;
 
@@ -141,18 +142,15 @@ pub(super) fn read_kept(path: &Path) -> Result<KeptForecast> {
 
 /// The kept forecasts that are older than `keep_days` before `today`.
 pub fn plan_retention(site: &Site, today: NaiveDate, keep_days: u32) -> Result<Vec<PathBuf>> {
-    let Ok(entries) = std::fs::read_dir(site.forecasts_dir()) else { return Ok(Vec::new()) };
-    let oldest = today - Days::new(u64::from(keep_days));
-    let mut expired = Vec::new();
-    for entry in entries {
-        let path = entry.context("list forecasts")?.path();
-        let date = path.file_stem().and_then(|stem| stem.to_str()?.parse::<NaiveDate>().ok());
-        if date.is_some_and(|date| date < oldest) {
-            expired.push(path);
-        }
-    }
-    expired.sort();
-    Ok(expired)
+    let oldest = calendar::days_before(today, keep_days);
+    let entries = fsx::list_dir(&site.forecasts_dir())?;
+    let is_expired = |path: &PathBuf| date_of(path).is_some_and(|date| date < oldest);
+    Ok(entries.into_iter().map(|entry| entry.path()).filter(is_expired).collect())
+}
+
+/// The logical date of a kept forecast.
+fn date_of(path: &Path) -> Option<NaiveDate> {
+    path.file_name()?.to_str()?.strip_suffix(".parquet")?.parse().ok()
 }
 
 #[cfg(test)]
@@ -196,5 +194,16 @@ mod tests {
         assert_eq!(kept.rows[1].time_ms, 600_000);
         assert_eq!(plan_retention(&site, "2024-03-02".parse().unwrap(), 60).unwrap().len(), 0);
         assert_eq!(plan_retention(&site, "2024-03-03".parse().unwrap(), 60).unwrap(), [path]);
+        assert_eq!(plan_retention(&site, "2024-03-03".parse().unwrap(), u32::MAX).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn forecasts_that_cannot_be_listed_are_no_empty_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site::of(dir.path(), crate::config::Config::default());
+        let today = "2024-03-03".parse().unwrap();
+        assert_eq!(plan_retention(&site, today, 60).unwrap().len(), 0);
+        std::fs::write(site.forecasts_dir(), "not a folder").unwrap();
+        assert!(plan_retention(&site, today, 60).is_err());
     }
 }

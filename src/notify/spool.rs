@@ -138,25 +138,29 @@ fn file_name(record: &Record) -> String {
 }
 
 fn read_all(dir: &Path, warnings: &mut Vec<String>) -> Vec<Waiting> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-    paths.sort();
-    paths.into_iter().filter_map(|path| read_one(path, warnings)).collect()
+    let entries = fsx::list_dir(dir).unwrap_or_else(|error| {
+        warnings.push(format!("look for undelivered messages: {error:#}"));
+        Vec::new()
+    });
+    let paths = entries.into_iter().map(|entry| entry.path());
+    let records = paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    records.filter_map(|path| read_one(path, warnings)).collect()
 }
 
 fn read_one(path: PathBuf, warnings: &mut Vec<String>) -> Option<Waiting> {
-    match fsx::read_json::<Record>(&path) {
-        Ok(Record { format: FORMAT, channel, first_tried_at, message, .. }) => {
+    match fsx::read_versioned::<Record>(&path, FORMAT) {
+        Ok(record) => {
+            let Record { channel, first_tried_at, message, .. } = record?;
             Some(Waiting { path, channel, first_tried_at, message })
         }
-        Ok(record) => {
-            warnings.push(format!("{} has the newer format {}", path.display(), record.format));
-            None
-        }
-        Err(error) => {
+        Err(error) if error.is::<serde_json::Error>() => {
             warnings.push(format!("set an undelivered message aside: {error:#}"));
             let _ = fs::rename(&path, path.with_extension("damaged"));
+            None
+        }
+        // Of a newer program, or out of reach for now: it waits.
+        Err(error) => {
+            warnings.push(format!("leave an undelivered message: {error:#}"));
             None
         }
     }

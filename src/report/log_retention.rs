@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use chrono::{Days, NaiveDate};
+use chrono::NaiveDate;
 use serde::Serialize;
 
 use super::training_log::file_name;
+use crate::{calendar, fsx};
 
 /// A log that retention no longer covers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,13 +22,9 @@ pub struct OldLog {
 ///
 /// Only names of exactly that form count, and a date in the future is never old.
 pub fn plan_log_retention(log_dir: &Path, today: NaiveDate, logs_days: u32) -> Result<Vec<OldLog>> {
-    if !log_dir.is_dir() {
-        return Ok(Vec::new());
-    }
-    let Some(first_kept) = today.checked_sub_days(Days::new(logs_days.into())) else { return Ok(Vec::new()) };
+    let first_kept = calendar::days_before(today, logs_days);
     let mut old = Vec::new();
-    for entry in fs::read_dir(log_dir).with_context(|| format!("list {}", log_dir.display()))? {
-        let entry = entry?;
+    for entry in fsx::list_dir(log_dir)? {
         let Some(logical_date) = date_of(&entry.file_name().to_string_lossy()) else { continue };
         if logical_date < first_kept {
             let reason = format!("older than retention.logs_days = {logs_days}");

@@ -28,12 +28,14 @@ pub struct Appended {
 
 /// Adds `record` to the file in `log_dir`, in the place of an earlier record of the same logical date.
 ///
-/// - Errors: the disk refuses; a damaged file does not, it is set aside with a warning.
+/// - Errors: the disk refuses. A damaged file is none, it is set aside with a warning.
 pub fn append_record(log_dir: &Path, record: &NightRecord) -> Result<Appended> {
     let path = log_dir.join(METRICS_FILE);
     let mut warnings = Vec::new();
     let mut values = match read_values(&path) {
         Ok(values) => values,
+        // A disk that does not answer is no damage: the file may be fine tomorrow.
+        Err(error) if !error.is::<serde_json::Error>() => return Err(error),
         Err(error) => {
             let aside = set_aside(&path)?;
             warnings.push(format!("{error:#}; it was set aside as {}", aside.display()));
@@ -143,5 +145,13 @@ mod tests {
             let aside = dir.path().join(format!("{METRICS_FILE}.damaged-{}", i + 1));
             assert_eq!(fs::read_to_string(aside).unwrap(), damage);
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_left_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(METRICS_FILE)).unwrap();
+        assert!(append_record(dir.path(), &record("2026-06-01", NightOutcome::Promoted)).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

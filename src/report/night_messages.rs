@@ -8,6 +8,7 @@
 //! | not enough data | warning; critical from the second in a row |
 //! | training (or another stage) failed | warning; critical from the second in a row |
 //! | interrupted | warning |
+//! | days of the buffer could not be sealed or read | critical besides |
 //! | time ran out in mid-epoch, or training took over three hours | a warning besides |
 //!
 //! In a row means night after night in the records; a night that never ran has none (others watch for that).
@@ -43,6 +44,7 @@ pub fn messages_for(
     if config.on_success || severity > Severity::Info || kind == "recovered" {
         messages.push(message(record, sender, severity, kind, &what));
     }
+    messages.extend(buffer_message(record, sender));
     messages.extend(time_message(record, sender));
     messages
 }
@@ -93,6 +95,19 @@ fn nights_of_trouble(earlier: &[NightOutcome]) -> usize {
     let bad: Vec<&NightOutcome> = earlier.iter().take_while(|outcome| !outcome.is_success()).collect();
     let has_alerted = bad.iter().any(|outcome| **outcome != Inconclusive) || bad.len() >= INCONCLUSIVE_NIGHTS;
     if has_alerted { bad.len() } else { 0 }
+}
+
+/// Data at risk is told whatever the night brought: a model can be good while its next days rot.
+fn buffer_message(record: &NightRecord, sender: &Sender) -> Option<Message> {
+    let n_days = record.days_failed.len();
+    if n_days == 0 {
+        return None;
+    }
+    let words = format!("{n_days} day{} of the buffer failed", if n_days == 1 { "" } else { "s" });
+    let mut message = message(record, sender, Severity::Critical, "buffer_damaged", &words);
+    message.text.extend(some_of(&record.days_failed, "failed: "));
+    message.text.push("`tftctl buffer verify` says what is wrong; their data is where it was".to_owned());
+    Some(message)
 }
 
 fn time_message(record: &NightRecord, sender: &Sender) -> Option<Message> {
@@ -237,6 +252,17 @@ mod tests {
         let slow = NightRecord { training_duration_mins: Some(200.0), ..record(1, Promoted) };
         assert_eq!(kinds(slow.clone()), ["night_passed", "training_slow"]);
         assert_eq!(kinds(NightRecord { partial_epoch: Some(0.4), ..slow }), ["night_passed", "time_ran_out"]);
+    }
+
+    #[test]
+    fn damaged_days_are_critical_whatever_the_night_brought() {
+        let damaged = NightRecord { days_failed: vec!["2026-05-31 seal: no".into()], ..record(1, Promoted) };
+        let quiet = NotifyConfig { on_success: false, ..NotifyConfig::default() };
+        let messages = messages_for(&damaged, &[], &sender(), &quiet);
+        let [told] = messages.as_slice() else { panic!("one message, not {messages:?}") };
+        assert_eq!((told.severity, told.kind.as_str()), (Severity::Critical, "buffer_damaged"));
+        assert_eq!(told.subject, "fleet 2026-06-01: 1 day of the buffer failed");
+        assert!(told.text.contains(&"failed: 2026-05-31 seal: no".to_owned()), "{:?}", told.text);
     }
 
     #[test]

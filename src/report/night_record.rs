@@ -98,6 +98,8 @@ pub struct NightRecord {
     pub error: Option<String>,
     /// What one can live with.
     pub warnings: Vec<String>,
+    /// Days of the buffer that could not be sealed or aggregated, as text; their data is where it was.
+    pub days_failed: Vec<String>,
 
     pub window_id: Option<String>,
     pub model_id: Option<String>,

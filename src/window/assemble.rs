@@ -1,9 +1,10 @@
 //! Step tables of single days, put together on one grid.
 //!
-//! Tables are read twice, one at a time: first for the names, which decide the grid's shape, then for the
-//! values, which go straight to their place. Memory is the grid and one day.
+//! Each table is read once. Until the last one nobody knows which servers and statuses there are, so values gather
+//! in one lane per server, which are laid side by side in the end and let go one by one: memory is the grid, one
+//! lane and one day.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
@@ -39,33 +40,20 @@ pub fn assemble(
     span: &Span,
     days: &[NaiveDate],
     schema: &Schema,
-    read: &dyn Fn(NaiveDate) -> Result<StepTable>,
+    read: &mut dyn FnMut(NaiveDate) -> Result<StepTable>,
     progress: &dyn Progress,
 ) -> Result<Assembled> {
-    let read = |day: NaiveDate| {
-        let table = read(day).with_context(|| format!("read the steps of {day}"))?;
-        ensure_fits(&table, span, schema).with_context(|| format!("use the steps of {day}"))?;
-        Ok::<_, anyhow::Error>(table)
-    };
-    let n_reads = 2 * days.len() as u64;
-    let tick = |done: usize, day: NaiveDate| {
-        let detail = day.to_string();
-        progress.tick(&Tick { stage: "window", done: done as u64, total: n_reads, unit: "days", detail });
-    };
-    let mut names = Names::default();
+    let mut lanes = Lanes::new(span, schema);
     let mut counts = Vec::with_capacity(days.len());
     for (done, day) in days.iter().enumerate() {
-        let table = read(*day)?;
-        names.note(&table);
+        let table = read(*day).with_context(|| format!("read the steps of {day}"))?;
+        ensure_fits(&table, span, schema).with_context(|| format!("use the steps of {day}"))?;
+        lanes.fill(&table);
         counts.push(DayCount { date: *day, n_raw_rows: table.n_raw_rows() });
-        tick(done + 1, *day);
+        let (done, total) = (done as u64 + 1, days.len() as u64);
+        progress.tick(&Tick { stage: "window", done, total, unit: "days", detail: day.to_string() });
     }
-    let mut grid = names.into_grid(span, schema);
-    for (done, day) in days.iter().enumerate() {
-        fill(&mut grid, span, &read(*day)?);
-        tick(days.len() + done + 1, *day);
-    }
-    Ok(Assembled { grid, days: counts })
+    Ok(Assembled { grid: lanes.into_grid(schema), days: counts })
 }
 
 fn ensure_fits(table: &StepTable, span: &Span, schema: &Schema) -> Result<()> {
@@ -79,70 +67,113 @@ fn ensure_fits(table: &StepTable, span: &Span, schema: &Schema) -> Result<()> {
     Ok(())
 }
 
-/// The names in all tables.
-#[derive(Default)]
-struct Names {
-    /// Server name to the profile its records gave.
-    servers: BTreeMap<String, Option<String>>,
-    statuses: BTreeSet<String>,
+/// The values of one server over the whole span.
+struct Lane {
+    /// The last one its records gave.
+    profile: Option<String>,
+    /// `[T, M]` row-major, NaN where missing.
+    values: Vec<f32>,
+    /// `[T]`: 0 where no status is known, else 1 + the status' place in the order of their appearance.
+    status: Vec<u32>,
 }
 
-impl Names {
-    fn note(&mut self, table: &StepTable) {
-        for (server, profile) in table.servers.iter().zip(&table.profiles) {
-            let known = self.servers.entry(server.clone()).or_default();
-            if profile.is_some() {
-                known.clone_from(profile);
+/// The lanes of every server seen so far.
+struct Lanes<'a> {
+    span: &'a Span,
+    n_metrics: usize,
+    servers: BTreeMap<String, Lane>,
+    /// Status texts and their place in the order of their appearance.
+    statuses: HashMap<String, u32>,
+}
+
+impl<'a> Lanes<'a> {
+    fn new(span: &'a Span, schema: &Schema) -> Self {
+        Self { span, n_metrics: schema.metrics.len(), servers: BTreeMap::new(), statuses: HashMap::new() }
+    }
+
+    fn fill(&mut self, table: &StepTable) {
+        let statuses: Vec<u32> = table.statuses.iter().map(|status| self.number_of(status)).collect();
+        let (span, n_metrics) = (self.span, self.n_metrics);
+        let mut entry = 0;
+        while entry < table.len() {
+            // Entries of a server lie together; any order would do.
+            let server = table.server_idx[entry];
+            let lane =
+                self.lane_of(&table.servers[server as usize], table.profiles[server as usize].as_ref());
+            while entry < table.len() && table.server_idx[entry] == server {
+                if let Some(step) = span.step_at(table.step_ms[entry]) {
+                    lane.take(step, n_metrics, table, entry, &statuses);
+                }
+                entry += 1;
             }
         }
-        self.statuses.extend(table.statuses.iter().cloned());
     }
 
-    fn into_grid(self, span: &Span, schema: &Schema) -> Grid {
-        let name_server = |(name, given): (String, Option<String>)| {
-            let profile = given.unwrap_or_else(|| schema.profile_of(&name).to_owned());
-            Server { name, profile }
-        };
-        let servers: Vec<Server> = self.servers.into_iter().map(name_server).collect();
-        let n_cells = servers.len() * span.n_steps;
-        Grid {
-            metrics: schema.metrics.iter().map(|metric| metric.name.clone()).collect(),
-            statuses: self.statuses.into_iter().collect(),
-            start_ms: span.start_ms,
-            step_secs: span.step_secs,
-            n_steps: span.n_steps,
-            values: vec![f32::NAN; n_cells * schema.metrics.len()],
-            status: vec![0; n_cells],
-            servers,
+    fn number_of(&mut self, status: &str) -> u32 {
+        let next = self.statuses.len() as u32 + 1;
+        *self.statuses.entry(status.to_owned()).or_insert(next)
+    }
+
+    fn lane_of(&mut self, name: &str, profile: Option<&String>) -> &mut Lane {
+        let (n_steps, n_metrics) = (self.span.n_steps, self.n_metrics);
+        let lane = self.servers.entry(name.to_owned()).or_insert_with(|| Lane {
+            profile: None,
+            values: vec![f32::NAN; n_steps * n_metrics],
+            status: vec![0; n_steps],
+        });
+        if profile.is_some() {
+            lane.profile = profile.cloned();
         }
+        lane
+    }
+
+    fn into_grid(self, schema: &Schema) -> Grid {
+        let (statuses, rank) = ranked(self.statuses);
+        let n_cells = self.servers.len() * self.span.n_steps;
+        let mut grid = Grid {
+            servers: Vec::with_capacity(self.servers.len()),
+            metrics: schema.metrics.iter().map(|metric| metric.name.clone()).collect(),
+            statuses,
+            start_ms: self.span.start_ms,
+            step_secs: self.span.step_secs,
+            n_steps: self.span.n_steps,
+            values: Vec::with_capacity(n_cells * self.n_metrics),
+            status: Vec::with_capacity(n_cells),
+        };
+        for (name, lane) in self.servers {
+            let profile = lane.profile.unwrap_or_else(|| schema.profile_of(&name).to_owned());
+            grid.servers.push(Server { name, profile });
+            grid.values.extend(lane.values);
+            grid.status.extend(lane.status.into_iter().map(|number| rank[number as usize]));
+        }
+        grid
     }
 }
 
-fn fill(grid: &mut Grid, span: &Span, table: &StepTable) {
-    let server_at: HashMap<&str, usize> =
-        grid.servers.iter().enumerate().map(|(at, server)| (server.name.as_str(), at)).collect();
-    let servers: Vec<usize> = table.servers.iter().map(|name| server_at[name.as_str()]).collect();
-    let statuses: Vec<u16> = table.statuses.iter().map(|status| status_number(grid, status)).collect();
-    let n_metrics = grid.metrics.len();
-    for entry in 0..table.len() {
-        let Some(step) = span.step_at(table.step_ms[entry]) else { continue };
-        let cell = servers[table.server_idx[entry] as usize] * grid.n_steps + step;
-        let row = &mut grid.values[cell * n_metrics..(cell + 1) * n_metrics];
+impl Lane {
+    fn take(&mut self, step: usize, n_metrics: usize, table: &StepTable, entry: usize, statuses: &[u32]) {
+        let row = &mut self.values[step * n_metrics..(step + 1) * n_metrics];
         for (value, column) in row.iter_mut().zip(&table.values) {
             if !value.is_finite() {
                 *value = column[entry];
             }
         }
         if table.status_idx[entry] != NO_STATUS {
-            grid.status[cell] = statuses[table.status_idx[entry] as usize];
+            self.status[step] = statuses[table.status_idx[entry] as usize];
         }
     }
 }
 
-/// 1 + position of a status; 0, unknown, for what a u16 cannot number.
-fn status_number(grid: &Grid, status: &str) -> u16 {
-    let position = grid.statuses.binary_search_by(|known| known.as_str().cmp(status));
-    position.ok().and_then(|position| u16::try_from(position + 1).ok()).unwrap_or(0)
+/// The status texts, ascending, and for each number given so far 1 + its place among them; 0, unknown, for what a
+/// u16 cannot number.
+fn ranked(numbers: HashMap<String, u32>) -> (Vec<String>, Vec<u16>) {
+    let mut rank = vec![0; numbers.len() + 1];
+    let mut named: Vec<(String, u32)> = numbers.into_iter().collect();
+    named.sort_unstable();
+    for (place, (_, number)) in named.iter().enumerate() {
+        rank[*number as usize] = u16::try_from(place + 1).unwrap_or(0);
+    }
+    (named.into_iter().map(|(text, _)| text).collect(), rank)
 }
 
 #[cfg(test)]
@@ -159,8 +190,8 @@ mod tests {
     fn assemble_all(span: &Span, tables: &[StepTable]) -> Result<Assembled> {
         let first: NaiveDate = "2024-01-01".parse().unwrap();
         let days: Vec<NaiveDate> = first.iter_days().take(tables.len()).collect();
-        let read = |day: NaiveDate| Ok(tables[(day - first).num_days() as usize].clone());
-        assemble(span, &days, &schema(), &read, &Silent)
+        let mut read = |day: NaiveDate| Ok(tables[(day - first).num_days() as usize].clone());
+        assemble(span, &days, &schema(), &mut read, &Silent)
     }
 
     #[test]

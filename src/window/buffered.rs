@@ -3,8 +3,8 @@
 use anyhow::Result;
 use chrono::{DateTime, NaiveDate, Utc};
 
-use crate::buffer::Buffer;
 use crate::buffer::step_table::StepTable;
+use crate::buffer::{Buffer, SourceDigest};
 use crate::progress::Progress;
 use crate::site::Site;
 
@@ -20,15 +20,21 @@ impl DaySource for Buffer {
     }
 
     fn sources(&self, day: NaiveDate) -> Result<Vec<Source>> {
-        let digests = self.source_digests(day)?.into_iter();
-        Ok(digests
-            .map(|found| Source { date: day, file: found.file, sha256: found.sha256, n_rows: found.n_rows })
-            .collect())
+        Ok(sources_of(day, self.source_digests(day)?))
     }
 
-    fn read_steps(&self, day: NaiveDate) -> Result<StepTable> {
-        Buffer::read_steps(self, day)
+    fn read(&self, day: NaiveDate) -> Result<(StepTable, Vec<Source>)> {
+        let (table, digests) = self.read_day(day)?;
+        Ok((table, sources_of(day, digests)))
     }
+}
+
+fn sources_of(date: NaiveDate, digests: Vec<SourceDigest>) -> Vec<Source> {
+    let source = |found: SourceDigest| {
+        let SourceDigest { file, sha256, n_rows } = found;
+        Source { date, file, sha256, n_rows }
+    };
+    digests.into_iter().map(source).collect()
 }
 
 /// Builds the window `request` asks for from the site's buffer, or reuses the one that is there.

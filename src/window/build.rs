@@ -4,11 +4,12 @@
 //! costs nothing, and a night that is repeated trains on the very same bytes.
 
 use anyhow::{Context, Result, bail};
-use chrono::{DateTime, Days, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::buffer::step_table::StepTable;
 use crate::calendar;
+use crate::config::MAX_WINDOW_DAYS;
 use crate::error::{HintExt, Refusal};
 use crate::fsx;
 use crate::progress::Progress;
@@ -37,10 +38,10 @@ pub struct WindowRequest {
 pub trait DaySource {
     /// Days with data, ascending.
     fn dates(&self) -> Result<Vec<NaiveDate>>;
-    /// The files behind a day, in a fixed order.
+    /// The files behind a day, in a fixed order; cheap where they are known already.
     fn sources(&self, day: NaiveDate) -> Result<Vec<Source>>;
-    /// The day's step aggregates.
-    fn read_steps(&self, day: NaiveDate) -> Result<StepTable>;
+    /// The day's step aggregates, and the files they were made of.
+    fn read(&self, day: NaiveDate) -> Result<(StepTable, Vec<Source>)>;
 }
 
 /// Everything decided before the first value is read.
@@ -74,9 +75,9 @@ pub fn build_from(
             store::point_at(site, &window.id)?;
             return Ok(window);
         }
-        let (assembled, report) = look(source, site, &plan, progress)
+        let Look { assembled, report, sources } = look(source, site, &plan, progress)
             .with_context(|| format!("build window {}..{}", plan.asked.first_day, plan.asked.end_day))?;
-        if read_sources(source, &plan.days)? != plan.sources {
+        if sources != plan.sources {
             progress.note("rows came in while the window was read; it is read again");
             continue;
         }
@@ -99,7 +100,7 @@ pub fn inspect_from(
     progress: &dyn Progress,
 ) -> Result<QualityReport> {
     let plan = plan(source, site, request, now)?;
-    Ok(look(source, site, &plan, progress)?.1)
+    Ok(look(source, site, &plan, progress)?.report)
 }
 
 /// The newest `n_steps` complete steps of every server before `now`, straight from the buffer.
@@ -118,20 +119,21 @@ pub fn recent_from(
     let last = calendar::day_of(end_ms - 1, site.zone());
     let dates = source.dates()?;
     let days: Vec<NaiveDate> = dates.into_iter().filter(|day| (first..=last).contains(day)).collect();
-    let read = |day: NaiveDate| source.read_steps(day);
-    Ok(assemble(&span, &days, &site.schema(), &read, progress)?.grid)
+    let mut read = |day: NaiveDate| Ok(source.read(day)?.0);
+    Ok(assemble(&span, &days, &site.schema(), &mut read, progress)?.grid)
 }
 
 fn plan(source: &dyn DaySource, site: &Site, request: &WindowRequest, now: DateTime<Utc>) -> Result<Plan> {
     let config = &site.config;
     let end_day = request.end.unwrap_or_else(|| site.logical_date(now));
     let n_days = request.days.unwrap_or(config.training_window_days);
-    let first_day = end_day - Days::new(u64::from(n_days));
+    let first_day = calendar::days_before(end_day, n_days);
     let asked = Asked { first_day, end_day };
     let dates = source.dates()?;
     let days: Vec<NaiveDate> =
         dates.iter().copied().filter(|day| (first_day..end_day).contains(day)).collect();
     let Some(first_with_data) = days.first().copied() else { return Err(nothing_there(asked, &dates)) };
+    ensure_sane(first_with_data, end_day)?;
     let step_secs = config.series.step_secs;
     let span = Span::of_days(first_with_data, end_day, site.zone(), step_secs);
     let n_holdout = holdout_steps(config.window.holdout_hours, request.holdout_extra_days, step_secs);
@@ -148,6 +150,15 @@ fn plan(source: &dyn DaySource, site: &Site, request: &WindowRequest, now: DateT
     };
     let id = format!("{end_day}-{}", &digest(&inputs)[..12]);
     Ok(Plan { id, asked, span, days, sources, split, config_digest })
+}
+
+/// The steps between the first row and the end are laid out one by one, so there must be an end to them.
+fn ensure_sane(first: NaiveDate, end: NaiveDate) -> Result<()> {
+    if (end - first).num_days() <= i64::from(MAX_WINDOW_DAYS) {
+        return Ok(());
+    }
+    let message = format!("a window from {first} to {end} is longer than {MAX_WINDOW_DAYS} days");
+    Err(Refusal::usage(message)).hint(|| "`--days N` reads fewer, `--end DATE` ends it earlier".into())
 }
 
 /// What a window's name stands for.
@@ -191,7 +202,7 @@ fn nothing_there(asked: Asked, dates: &[NaiveDate]) -> anyhow::Error {
     let refusal = Err::<(), _>(Refusal::NotEnoughData { reasons: vec![reason] });
     match dates.last() {
         Some(newest) => {
-            let next = *newest + Days::new(1);
+            let next = calendar::days_after(*newest, 1);
             refusal.hint(|| format!("`--end {next}` (or `--now {next}`) reads the newest day there is"))
         }
         None => refusal.hint(|| "`tftctl buffer append FILE` fills the buffer".into()),
@@ -199,17 +210,25 @@ fn nothing_there(asked: Asked, dates: &[NaiveDate]) -> anyhow::Error {
     .expect_err("it is an error")
 }
 
-/// Reads the days and says what they are worth.
-fn look(
-    source: &dyn DaySource,
-    site: &Site,
-    plan: &Plan,
-    progress: &dyn Progress,
-) -> Result<(Assembled, QualityReport)> {
-    let read = |day: NaiveDate| source.read_steps(day);
-    let assembled = assemble(&plan.span, &plan.days, &site.schema(), &read, progress)?;
+/// What reading the days of a plan gave.
+struct Look {
+    assembled: Assembled,
+    report: QualityReport,
+    /// The files that were really read, in the order of the days.
+    sources: Vec<Source>,
+}
+
+/// Reads the days, each once, and says what they are worth.
+fn look(source: &dyn DaySource, site: &Site, plan: &Plan, progress: &dyn Progress) -> Result<Look> {
+    let mut sources = Vec::with_capacity(plan.sources.len());
+    let mut read = |day: NaiveDate| {
+        let (table, of_day) = source.read(day)?;
+        sources.extend(of_day);
+        Ok(table)
+    };
+    let assembled = assemble(&plan.span, &plan.days, &site.schema(), &mut read, progress)?;
     let report = examine(&assembled.grid, &assembled.days, plan.asked, plan.split.as_ref(), &site.config);
-    Ok((assembled, report))
+    Ok(Look { assembled, report, sources })
 }
 
 /// The split, unless a hard finding stands against it; soft findings become warnings.

@@ -233,7 +233,7 @@ impl Examiner<'_> {
         let first_day = counts.first().map_or(end_day, |day| day.date);
         calendar::days_between(first_day, end_day)
             .map(|date| {
-                let span = Span::of_days(date, date + chrono::Days::new(1), zone, grid.step_secs);
+                let span = Span::of_days(date, calendar::days_after(date, 1), zone, grid.step_secs);
                 let first =
                     ((span.start_ms - grid.start_ms) / (i64::from(grid.step_secs) * 1000)).max(0) as usize;
                 let steps = first..(first + span.n_steps).min(grid.n_steps);

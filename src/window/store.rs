@@ -5,10 +5,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use chrono::{Days, NaiveDate};
+use anyhow::{Context, Result};
+use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
+use crate::calendar;
 use crate::error::{HintExt, Refusal};
 use crate::fsx::{self, StagedDir};
 use crate::site::Site;
@@ -26,6 +27,14 @@ pub struct Window {
     pub id: String,
     pub dir: PathBuf,
     pub manifest: Manifest,
+}
+
+/// A window that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DamagedWindow {
+    pub id: String,
+    /// What is wrong with it.
+    pub error: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,23 +90,40 @@ pub fn latest(site: &Site) -> Result<Option<Window>> {
     Ok(list(site)?.pop())
 }
 
-/// Every complete window, by end date.
+/// Every complete window that can be read, by end date; [`list_damaged`] names the others.
+///
+/// One damaged manifest hides one window, not the history.
 pub fn list(site: &Site) -> Result<Vec<Window>> {
-    let Ok(entries) = fs::read_dir(site.windows_dir()) else { return Ok(Vec::new()) };
-    let mut windows = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        windows.extend(find(site, &name)?);
+    Ok(find_all(site)?.into_iter().filter_map(|(_, found)| found.ok()).collect())
+}
+
+/// Every window whose manifest cannot be read, with the reason.
+pub fn list_damaged(site: &Site) -> Result<Vec<DamagedWindow>> {
+    let damaged = |(id, found): (String, Result<Window>)| {
+        let error = found.err()?;
+        Some(DamagedWindow { id, error: format!("{error:#}") })
+    };
+    Ok(find_all(site)?.into_iter().filter_map(damaged).collect())
+}
+
+/// Whatever looks like a window, by name.
+fn find_all(site: &Site) -> Result<Vec<(String, Result<Window>)>> {
+    let mut all = Vec::new();
+    for entry in fsx::list_dir(&site.windows_dir())? {
+        let id = entry.file_name().to_string_lossy().into_owned();
+        if let Some(found) = find(site, &id).transpose() {
+            all.push((id, found));
+        }
     }
-    windows.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(windows)
+    Ok(all)
 }
 
 /// Deletes windows that end more than `keep_days` before `today`, but for those in `in_use`.
 ///
-/// A window is renamed out of sight first, so that it is there whole or not at all.
+/// A window is renamed out of sight first, so that it is there whole or not at all. A damaged one is left for a
+/// person to look at.
 pub fn prune(site: &Site, today: NaiveDate, keep_days: u32, in_use: &[String]) -> Result<usize> {
-    let oldest = today - Days::new(u64::from(keep_days));
+    let oldest = calendar::days_before(today, keep_days);
     let mut n_deleted = 0;
     for window in list(site)? {
         if window.manifest.end_day >= oldest || in_use.contains(&window.id) {
@@ -117,19 +143,9 @@ pub(super) fn find(site: &Site, id: &str) -> Result<Option<Window>> {
         return Ok(None);
     }
     let dir = site.windows_dir().join(id);
-    let path = dir.join(fsx::MANIFEST);
-    let Some(format) = fsx::read_json_if_exists::<Format>(&path)? else { return Ok(None) };
-    ensure!(
-        format.format <= FORMAT,
-        "window {id} has format {}, this program knows up to {FORMAT}",
-        format.format
-    );
-    Ok(Some(Window { id: id.to_owned(), dir, manifest: fsx::read_json(&path)? }))
-}
-
-#[derive(Deserialize)]
-struct Format {
-    format: u32,
+    let manifest = fsx::read_versioned(&dir.join(fsx::MANIFEST), FORMAT)
+        .hint(|| format!("delete {} and run `tftctl window build` again", dir.display()))?;
+    Ok(manifest.map(|manifest| Window { id: id.to_owned(), dir, manifest }))
 }
 
 /// Writes the values of `servers` and the manifest, and makes both visible at once.

@@ -46,9 +46,9 @@ impl DaySource for Days {
         }])
     }
 
-    fn read_steps(&self, day: NaiveDate) -> Result<StepTable> {
+    fn read(&self, day: NaiveDate) -> Result<(StepTable, Vec<Source>)> {
         self.reads.borrow_mut().push(day);
-        Ok(self.tables[&day].clone())
+        Ok((self.tables[&day].clone(), self.sources(day)?))
     }
 }
 
@@ -306,7 +306,7 @@ fn rows_that_come_in_meanwhile_make_it_read_again() {
     let days = days_of(&config(), "2024-01-01", 3, &["a"], |_, _| true);
     days.n_late_rows.set(4);
     let window = bench.build(&days, "2024-01-04").unwrap();
-    assert_eq!(days.reads.borrow().len(), 2 * 2 * 3);
+    assert_eq!(days.reads.borrow().len(), 2 * 3, "each day once per attempt");
     days.n_late_rows.set(0);
     assert_eq!(bench.build(&days, "2024-01-04").unwrap().id, window.id);
     days.n_late_rows.set(u64::MAX);
@@ -327,6 +327,47 @@ fn the_latest_window_is_the_one_asked_for_last() {
     for id in ["nope", "../secret", ".", ""] {
         assert_eq!(Exit::of(&open(&bench.site, id).unwrap_err()), Exit::Usage);
     }
+}
+
+#[test]
+fn one_bad_manifest_hides_one_window() {
+    let bench = Bench::new(config());
+    let days = days_of(&config(), "2024-01-01", 6, &["a"], |_, _| true);
+    let bad = bench.build(&days, "2024-01-05").unwrap();
+    let good = bench.build(&days, "2024-01-07").unwrap();
+    for damage in ["{", "{\"format\": 99}", "{}"] {
+        std::fs::write(bad.dir.join("manifest.json"), damage).unwrap();
+        let readable = list(&bench.site).unwrap();
+        assert_eq!((readable.len(), &readable[0].id), (1, &good.id));
+        let damaged = list_damaged(&bench.site).unwrap();
+        assert_eq!((damaged.len(), &damaged[0].id), (1, &bad.id));
+        assert_eq!(latest(&bench.site).unwrap().unwrap().id, good.id);
+    }
+    assert_eq!(prune(&bench.site, date("2034-01-01"), u32::MAX, &[]).unwrap(), 0);
+    assert_eq!(prune(&bench.site, date("2034-01-01"), 7, &[]).unwrap(), 1);
+    assert!(bad.dir.exists() && !good.dir.exists());
+}
+
+#[test]
+fn windows_that_cannot_be_listed_are_no_empty_folder() {
+    let bench = Bench::new(config());
+    assert_eq!(list(&bench.site).unwrap().len(), 0);
+    std::fs::write(bench.site.windows_dir(), "not a folder").unwrap();
+    assert!(list(&bench.site).is_err());
+}
+
+#[test]
+fn any_number_of_days_can_be_asked_for_but_not_every_end() {
+    let bench = Bench::new(config());
+    let days = days_of(&config(), "2024-01-01", 4, &["a"], |_, _| true);
+    let all = WindowRequest {
+        days: Some(4_000_000_000),
+        end: Some(date("2024-01-05")),
+        ..WindowRequest::default()
+    };
+    assert_eq!(bench.build_with(&days, all).unwrap().manifest.n_steps, 4 * 288);
+    let far = WindowRequest { end: Some(date("9999-01-01")), ..all };
+    assert_eq!(Exit::of(&bench.build_with(&days, far).unwrap_err()), Exit::Usage);
 }
 
 #[test]
@@ -363,4 +404,29 @@ fn recent_steps_end_with_the_last_complete_one() {
     assert_eq!(calendar::to_utc(grid.time_ms(12)).to_rfc3339(), "2024-01-02T00:15:00+00:00");
     assert!(grid.values.iter().all(|value| value.is_finite()));
     assert!(!days.reads.borrow().contains(&date("2024-01-03")));
+}
+
+/// Not only a test of correctness: prints how long a rebuild takes (`--no-capture` shows it).
+#[test]
+fn a_rebuild_of_real_days_gives_the_same_window_and_tells_its_time() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = ["../shared/data/bitbrains", "../../shared/data/bitbrains"].map(|place| root.join(place));
+    let Some(dir) = places.iter().find(|dir| dir.exists()) else {
+        println!("skipped: there is no shared/data/bitbrains");
+        return;
+    };
+    let mut config = Config { metrics: vec![Metric::new("cpu_usage_pct", "%")], ..Config::default() };
+    config.data_buffer_dir = dir.canonicalize().unwrap().display().to_string();
+    config.model.targets = vec!["cpu_usage_pct".into()];
+    let bench = Bench::new(config);
+    let request = WindowRequest { end: Some(date("2013-08-31")), ..WindowRequest::default() };
+    let build = || {
+        let started = std::time::Instant::now();
+        let window = super::build(&bench.site, &request, DateTime::UNIX_EPOCH, &Silent).unwrap();
+        println!("window of {} steps: {:.2} s", window.manifest.n_steps, started.elapsed().as_secs_f64());
+        window
+    };
+    let first = build();
+    std::fs::remove_dir_all(&first.dir).unwrap();
+    assert_eq!(build().manifest, first.manifest);
 }
