@@ -127,8 +127,12 @@ impl Site {
     pub fn lock(&self, command: &str, now: DateTime<Utc>, wait: std::time::Duration) -> Result<Lock> {
         let holder =
             format!("pid {} `{command}` since {}", std::process::id(), now.format("%Y-%m-%dT%H:%M:%SZ"));
-        Lock::acquire_within(&self.state_dir().join("site.lock"), &holder, wait)
-            .hint(|| "wait for it, or give `--wait 10m`".into())
+        match Lock::acquire_within(&self.state_dir().join("site.lock"), &holder, wait) {
+            Err(error) if error.is::<Refusal>() => {
+                Err(error).hint(|| "wait for it, or give `--wait 10m`".into())
+            }
+            outcome => outcome,
+        }
     }
 }
 

@@ -78,11 +78,9 @@ pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
             let now = context.clock(site.zone())?.now();
             let options = RotateOptions { include_open, dry_run };
             let report = Buffer::open(&site).rotate(&options, now, context.progress())?;
-            for warning in &report.warnings {
-                context.progress().warn(warning);
-            }
-            context.output.result(&report, render_rotation)?;
-            ensure_no_failed_day(&report)
+            let ending = ensure_no_failed_day(&report);
+            context.output.done(&report, *ending.as_ref().unwrap_or(&Exit::Failed), render_rotation)?;
+            ending
         }
         BufferCommand::Status => {
             let now = context.clock(site.zone())?.now();
@@ -115,8 +113,17 @@ fn append(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<E
     }
     appended?;
     let n_bad: u64 = reports.iter().map(|report| report.n_bad).sum();
+    let n_rows: u64 = reports.iter().map(|report| report.n_rows).sum();
+    if n_bad > 0 && n_bad == n_rows {
+        return Err(Refusal::BadRows { n_bad, n_rows }).hint(|| {
+            let dir = site.quarantine_dir();
+            format!(
+                "{} holds them with the reasons; for old data give `--now`, a time at its end",
+                dir.display()
+            )
+        });
+    }
     if args.strict && n_bad > 0 {
-        let n_rows = reports.iter().map(|report| report.n_rows).sum();
         return Err(Refusal::BadRows { n_bad, n_rows })
             .hint(|| format!("{} holds them, with line and reason", site.quarantine_dir().display()));
     }
@@ -182,7 +189,8 @@ fn render_append(report: &AppendReport) -> String {
         lines.push(format!("  bad rows are in {}", path.display()));
     }
     for (name, n) in report.n_unknown_fields.iter().take(10) {
-        lines.push(format!("  unknown field {name}: dropped {n} times"));
+        // Names come from the data: control characters must not reach a terminal.
+        lines.push(format!("  unknown field {}: dropped {n} times", name.escape_debug()));
     }
     if report.n_late > 0 {
         lines.push(format!("  {} rows are late; the next rotation merges them", report.n_late));

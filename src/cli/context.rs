@@ -41,7 +41,7 @@ pub struct Context {
 
 impl Context {
     pub fn new(global: &Global) -> Self {
-        let output = Output { json: global.json, verbose: global.verbose };
+        let output = Output { json: global.json, quiet: global.quiet, verbose: global.verbose };
         Self { global: global.clone(), output, bars: Bars::new(global.quiet, global.verbose) }
     }
 

@@ -47,7 +47,7 @@ pub fn run(args: NightlyArgs, context: &Context) -> anyhow::Result<Exit> {
         env: &|name| std::env::var(name).ok(),
     };
     let end = nightly::run(&site, &request, &tools)?;
-    context.output.result(&end, render)?;
+    context.output.done(&end, end.exit(), render)?;
     Ok(end.exit())
 }
 

@@ -11,6 +11,7 @@ use crate::error::Exit;
 #[derive(Clone, Copy)]
 pub struct Output {
     pub json: bool,
+    pub quiet: bool,
     pub verbose: bool,
 }
 
@@ -23,6 +24,13 @@ impl Output {
             human(value)
         };
         self.data(&text)
+    }
+
+    /// [`Output::result`] of a command that acts: with `--quiet` a text is left out where all went well, so that
+    /// cron mails only what somebody must read.
+    pub fn done<T: Serialize>(&self, value: &T, exit: Exit, human: impl FnOnce(&T) -> String) -> Result<()> {
+        let is_silent = self.quiet && !self.json && exit == Exit::Done;
+        if is_silent { Ok(()) } else { self.result(value, human) }
     }
 
     /// Writes text to standard output; a reader that has gone away is no error.

@@ -54,6 +54,8 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
     let held = buffer.status(now)?;
     let today = site.logical_date(now);
     let tomorrow = today.succ_opt().unwrap_or(today);
+    let now_ms = now.timestamp_millis();
+    let newest_ms = buffer.newest_time_ms(now_ms)?;
     let nights = earlier_nights(site, tomorrow, 60)?.nights;
     let newest_day = held.days.iter().map(|day| day.date).filter(|date| *date <= today).max();
     Ok(Status {
@@ -62,7 +64,7 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
         logical_date: today,
         champion: registry.pointer()?,
         n_models: registry.ids()?.len(),
-        data_age_hours: newest_day.map(|day| data_age_hours(site, &buffer, day, now)).transpose()?.flatten(),
+        data_age_hours: newest_ms.map(|newest_ms| (now_ms - newest_ms) as f64 / 3_600_000.0),
         n_days: held.days.len(),
         n_rows: held.n_rows,
         buffer_bytes: held.size_bytes,
@@ -72,20 +74,6 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
         n_nights_without_promotion: nights.iter().take_while(|night| !night.has_promoted()).count(),
         next_night: next_night(site, now)?,
     })
-}
-
-/// Age of the newest aggregated step that is not after `now`.
-fn data_age_hours(
-    site: &Site,
-    buffer: &Buffer,
-    day: NaiveDate,
-    now: DateTime<Utc>,
-) -> anyhow::Result<Option<f64>> {
-    let step_ms = i64::from(site.config.series.step_secs) * 1000;
-    let now_ms = now.timestamp_millis();
-    let steps = buffer.read_steps(day)?;
-    let newest = steps.step_ms.iter().filter(|start| **start <= now_ms).max();
-    Ok(newest.map(|start| (now_ms - (start + step_ms).min(now_ms)) as f64 / 3_600_000.0))
 }
 
 /// The newest night: its record if it came to one, else that it is under way or was killed.

@@ -24,7 +24,7 @@ pub(super) fn of_night(
     let done = &night.done;
     let mut record = NightRecord::new(night.logical_date, outcome(night, ending), now);
     record.warnings = night.warnings.clone();
-    record.warnings.extend(days_failed(night).map(|day| format!("not sealed: {day}")));
+    record.days_failed = days_failed(night).cloned().collect();
     record.compute_hours = Some(duration.as_secs_f64() / 3600.0);
     let stage = |time: &super::state::StageTime| StageRecord {
         name: time.stage.clone(),

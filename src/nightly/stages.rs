@@ -225,9 +225,13 @@ impl<'a> Run<'a> {
     fn training_start(&mut self) -> Result<Start> {
         let plan = self.start_plan()?;
         self.progress.note(&format!("start: {}", plan.reason));
-        let (NextStart::ChampionCheckpoint, Some(champion)) = (plan.start, self.registry.pointer()?) else {
-            return Ok(Start::Resume);
-        };
+        let Some(champion) = self.registry.pointer()? else { return Ok(Start::Resume) };
+        if plan.start != NextStart::ChampionCheckpoint {
+            if super::state::has_lineage(self.site)? {
+                return Ok(Start::Resume);
+            }
+            self.warn("checkpoints/ is gone: training starts from the champion's weights".into());
+        }
         let dir = self.registry.model_dir(&champion.model_id);
         let Some(why) = train::obstacle_to_start_from(&dir, &self.site.config) else {
             return Ok(Start::From(dir));
@@ -273,6 +277,9 @@ impl<'a> Run<'a> {
         self.remember_all(told);
         let verdict = verdict?;
         self.tell_verdict(&verdict);
+        if verdict.waived {
+            self.warn("require_validation is off: the exam's quality checks were waived".into());
+        }
         Ok(ExamSummary::of(&verdict))
     }
 

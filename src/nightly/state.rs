@@ -234,8 +234,12 @@ impl Night {
 
 /// Epochs a night that begins now adds: the first of a lineage trains `initial_epochs`.
 fn epochs(site: &Site) -> Result<u32> {
-    let has_lineage = checkpoint::has_any(&site.checkpoints_dir())?;
-    Ok(if has_lineage { site.config.epochs_per_day } else { site.config.initial_epochs })
+    Ok(if has_lineage(site)? { site.config.epochs_per_day } else { site.config.initial_epochs })
+}
+
+/// Whether there is a lineage to continue.
+pub(super) fn has_lineage(site: &Site) -> Result<bool> {
+    checkpoint::has_any(&site.checkpoints_dir())
 }
 
 /// Where the nights of a site lie.

@@ -111,8 +111,8 @@ impl Registry {
     /// - Errors: the file cannot be read, or a newer program wrote it.
     pub fn pointer(&self) -> Result<Option<Champion>> {
         fsx::read_versioned(&self.pointer_path(), FORMAT).hint(|| {
-            "move models/champion.json aside; `tftctl rollback --to ID` writes it anew (`tftctl models audit` \
-             names the last champions)"
+            "move models/champion.json aside; `tftctl rollback --to ID` writes it anew (the last lines of \
+             audit.jsonl in the log folder name the champions)"
                 .into()
         })
     }

@@ -76,7 +76,8 @@ pub(super) fn weights_sha256(params: &Params) -> Result<String> {
 /// Writes named tensors as safetensors. The same tensors always give the same bytes: there is no metadata, and
 /// the format sorts by name.
 pub(super) fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
-    candle_core::safetensors::save(tensors, path).with_context(|| format!("write {}", path.display()))
+    let bytes = safetensors::serialize(tensors.iter(), None).context("encode the tensors")?;
+    fsx::write_durable(path, &bytes)
 }
 
 /// Reads named tensors to the CPU.

@@ -37,6 +37,7 @@ use candle_core::Device;
 use chrono::{DateTime, Utc};
 
 use crate::config::Config;
+use crate::error::HintExt;
 use crate::fsx;
 use crate::progress::Progress;
 use crate::site::Site;
@@ -156,7 +157,7 @@ fn train_here(
     for dir in [site.checkpoints_dir(), site.models_dir()] {
         fsx::sweep_staging(&dir, Duration::ZERO).with_context(|| format!("sweep {}", dir.display()))?;
     }
-    let last = Checkpoint::open_latest(&site.checkpoints_dir(), progress)?;
+    let last = open_checkpoint(site, request, progress)?;
     let spent = time_spent(request, last.as_ref());
     let plan = decide(site, material, request, last.as_ref())?;
     let setting = Setting {
@@ -189,6 +190,21 @@ fn time_spent(request: &TrainRequest, last: Option<&Checkpoint>) -> Duration {
     let run = last.map(|last| &last.state.run);
     let same = run.filter(|run| run.key.is_some() && run.key == request.run_key);
     same.and_then(|run| Duration::try_from_secs_f64(run.duration_secs).ok()).unwrap_or_default()
+}
+
+/// The lineage's newest checkpoint. A new lineage does not need it: a damaged one must not stand in its way.
+fn open_checkpoint(
+    site: &Site,
+    request: &TrainRequest,
+    progress: &dyn Progress,
+) -> Result<Option<Checkpoint>> {
+    match Checkpoint::open_latest(&site.checkpoints_dir(), progress) {
+        Err(error) if request.start == Start::Fresh => {
+            progress.warn(&format!("the old lineage cannot be read and is left behind: {error:#}"));
+            Ok(None)
+        }
+        opened => opened.hint(|| "`tftctl train --fresh` begins a new lineage; all models stay".into()),
+    }
 }
 
 fn decide(

@@ -1,6 +1,6 @@
 //! The exam: challenger and champion on the same rows, judged by the same rules, the same night.
 //!
-//! [`examine`] is pure: scores and thresholds in, a [`Verdict`] out. [`sit`] is the whole exam around it: load,
+//! [`examine`] is pure: scores and thresholds in, a [`Verdict`] out. [`sit()`] is the whole exam around it: load,
 //! score, judge, keep the verdict. Six groups of checks run in this order:
 //!
 //! | group | asks | a failure means |

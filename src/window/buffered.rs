@@ -53,7 +53,7 @@ pub fn build(
     build::build_from(&Buffer::open(site), site, request, now, progress)
 }
 
-/// Examines what [`build`] would build without writing a window; hard findings are part of the report.
+/// Examines what [`build()`] would build without writing a window; hard findings are part of the report.
 ///
 /// - Errors: the buffer has no rows of those days; a day that cannot be read.
 pub fn inspect(

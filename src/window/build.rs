@@ -71,9 +71,17 @@ pub fn build_from(
     for _ in 0..MAX_ATTEMPTS {
         let plan = plan(source, site, request, now)?;
         if let Some(window) = store::find(site, &plan.id)? {
-            progress.note(&format!("window {} is there already", window.id));
-            store::point_at(site, &window.id)?;
-            return Ok(window);
+            match window.verify() {
+                Ok(()) => {
+                    progress.note(&format!("window {} is there already", window.id));
+                    store::point_at(site, &window.id)?;
+                    return Ok(window);
+                }
+                Err(error) => {
+                    progress.warn(&format!("window {} is damaged and built anew: {error:#}", window.id));
+                    store::discard(site, &window)?;
+                }
+            }
         }
         let Look { assembled, report, sources } = look(source, site, &plan, progress)
             .with_context(|| format!("build window {}..{}", plan.asked.first_day, plan.asked.end_day))?;

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`span`] turns days into steps, [`assemble`] puts step tables on a [`Grid`], [`split`] cuts
 //! it into train part, embargo and holdout, [`gaps`] finds its holes, [`quality`] says what it is worth,
-//! [`build`] does all of that and [`store`] keeps the result.
+//! [`mod@build`] does all of that and [`store`] keeps the result.
 //!
 //! On disk a window is `windows/<end date>-<digest>/` with `steps.parquet` (`steps_file`) and `manifest.json`
 //! ([`manifest`]); it is never edited, and the same inputs give the same name and the same bytes. Features,

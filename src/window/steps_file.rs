@@ -77,7 +77,7 @@ fn frame(grid: &Grid, cells: &[(usize, usize)]) -> Result<DataFrame> {
     Ok(DataFrame::new(cells.len(), columns)?)
 }
 
-/// Fills `grid`, whose values are all missing so far, from a file that [`write`] made.
+/// Fills `grid`, whose values are all missing so far, from a file that [`write()`] made.
 ///
 /// - Errors: the file cannot be read, lacks a column, or holds a server, status or time the grid does not have.
 pub(super) fn read_into(path: &Path, grid: &mut Grid) -> Result<()> {

@@ -43,6 +43,13 @@ struct Latest {
 }
 
 impl Window {
+    /// Checks every byte against the manifest.
+    ///
+    /// - Errors: a file is missing or differs; it is named.
+    pub fn verify(&self) -> Result<()> {
+        fsx::verify_digests(&self.dir, &self.manifest.files)
+    }
+
     /// Reads the values of the window's servers back.
     ///
     /// - Errors: the file is not the one that was published (length or sha256), or cannot be read.
@@ -129,12 +136,17 @@ pub fn prune(site: &Site, today: NaiveDate, keep_days: u32, in_use: &[String]) -
         if window.manifest.end_day >= oldest || in_use.contains(&window.id) {
             continue;
         }
-        let aside = tempfile::Builder::new().prefix(".staging-").tempdir_in(site.windows_dir())?;
-        let moved = fs::rename(&window.dir, aside.path().join("window"));
-        moved.with_context(|| format!("delete window {}", window.id))?;
+        discard(site, &window)?;
         n_deleted += 1;
     }
     Ok(n_deleted)
+}
+
+/// Deletes a window, first out of sight and then for good.
+pub(super) fn discard(site: &Site, window: &Window) -> Result<()> {
+    let aside = tempfile::Builder::new().prefix(".staging-").tempdir_in(site.windows_dir())?;
+    let moved = fs::rename(&window.dir, aside.path().join("window"));
+    moved.with_context(|| format!("delete window {}", window.id))
 }
 
 /// The window `id`, if there is one.

@@ -1,3 +1,4 @@
+mod damage;
 mod exit_codes;
 mod killed;
 mod layering;

@@ -1,0 +1,77 @@
+//! What is damaged is named, and stands in the way of nothing that does not need it.
+
+use std::fs;
+
+use crate::common::Story;
+
+/// A small site after one night that promoted its model.
+fn after_one_night() -> Story {
+    let mut story = Story::with_small_fleet();
+    story.set("require_validation", "false");
+    story.at("2024-01-07T02:00").run("nightly").exit(0);
+    story.at("2024-01-08T02:00");
+    story
+}
+
+fn flip_a_byte(path: std::path::PathBuf) {
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_changed_byte_of_a_model_is_found_before_it_serves() {
+    let story = after_one_night();
+    let id = story.names("models").into_iter().find(|name| name.starts_with("tft_model_")).unwrap();
+    flip_a_byte(story.path(&format!("models/{id}/model.safetensors")));
+    story.run("predict").exit(1).stderr(&id);
+    story.run(&format!("models show {id}")).exit(0).stdout("damage");
+    assert_ne!(story.run("promote").code, Some(0));
+}
+
+#[test]
+fn damaged_checkpoints_give_way_to_a_fresh_lineage() {
+    let story = after_one_night();
+    story.run("window build").exit(0);
+    for folder in ["last", "previous"] {
+        let path = story.path(&format!("checkpoints/{folder}/optimizer.safetensors"));
+        if path.exists() {
+            flip_a_byte(path);
+        }
+    }
+    story.run("train --epochs 1 --resume").exit(1).stderr("--fresh");
+    story.run("train --epochs 1 --fresh").exit(0);
+}
+
+#[test]
+fn lost_checkpoints_are_told_and_the_champion_is_continued() {
+    let story = after_one_night();
+    fs::remove_dir_all(story.path("checkpoints")).unwrap();
+    story.run("nightly").exit(0).stderr("checkpoints/ is gone");
+    let models = story.run("models list --json").exit(0).json();
+    assert!(models[0]["total_epochs"].as_u64().unwrap() > 1, "{models}");
+}
+
+#[test]
+fn a_damaged_window_is_built_anew_and_a_damaged_old_night_is_passed_over() {
+    let story = after_one_night();
+    story.run("window build").exit(0);
+    let id = story.names("windows").into_iter().find(|name| name.starts_with("2024-01-08")).unwrap();
+    flip_a_byte(story.path(&format!("windows/{id}/steps.parquet")));
+    story.run("window build").exit(0).stderr("built anew");
+    fs::write(story.path("state/nights/2024-01-07.json"), "x").unwrap();
+    story.run("status").exit(0);
+    story.run("nightly").exit(0);
+}
+
+#[test]
+fn a_refused_model_cannot_pass_on_rows_it_was_trained_on() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00");
+    story.run("window build").exit(0);
+    story.run("train --epochs 1 --resume").exit(0);
+    story.run("window build --end 2024-01-06").exit(0);
+    story.run("validate").exit(3).stdout("may know the answers");
+    story.run("promote").exit(3);
+}
