@@ -7,7 +7,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::context::Context;
 use super::text;
 use crate::buffer::{
-    AppendOptions, AppendReport, Buffer, BufferStatus, DayState, RotateOptions, RotateReport, Source,
+    AppendOptions, AppendReport, Buffer, BufferStatus, DayState, Finding, RotateOptions, RotateReport,
+    Source, VerifyReport,
 };
 use crate::clock::Clock;
 use crate::error::{Exit, HintExt, Refusal};
@@ -34,6 +35,12 @@ enum BufferCommand {
     },
     /// Every day with its rows, and what waits or is wrong
     Status,
+    /// Find what is damaged, missing or misplaced; changes nothing, exit 1 if anything is found
+    Verify {
+        /// Read every value too, not only footers and checksums
+        #[arg(long)]
+        read_data: bool,
+    },
 }
 
 #[derive(Args)]
@@ -81,6 +88,11 @@ pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
             let ending = ensure_no_failed_day(&report);
             context.output.done(&report, *ending.as_ref().unwrap_or(&Exit::Failed), render_rotation)?;
             ending
+        }
+        BufferCommand::Verify { read_data } => {
+            let report = Buffer::open(&site).verify(read_data, context.progress())?;
+            context.output.result(&report, render_verification)?;
+            Ok(if report.findings.is_empty() { Exit::Done } else { Exit::Failed })
         }
         BufferCommand::Status => {
             let now = context.clock(site.zone())?.now();
@@ -229,6 +241,26 @@ fn render_rotation(report: &RotateReport) -> String {
         lines.push(format!("{} failed: {}", failure.date, failure.error));
     }
     if lines.is_empty() { "nothing to do".into() } else { lines.join("\n") }
+}
+
+fn render_verification(report: &VerifyReport) -> String {
+    let file = |finding: &Finding| {
+        finding.file.as_ref().map_or(String::new(), |file| format!("{}: ", file.display()))
+    };
+    let mut lines: Vec<String> = report
+        .findings
+        .iter()
+        .map(|finding| format!("{}: {}{}", finding.date, file(finding), finding.message))
+        .collect();
+    lines.push(format!(
+        "{} day files and {} segments, {} rows, {}: {} findings",
+        report.n_files,
+        report.n_segments,
+        text::count(report.n_rows),
+        if report.has_read_data { "every value read" } else { "footers and checksums" },
+        report.findings.len()
+    ));
+    lines.join("\n")
 }
 
 /// A day that could not be sealed is a failure, told after the good ones.

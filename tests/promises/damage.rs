@@ -31,6 +31,19 @@ fn a_changed_byte_of_a_model_is_found_before_it_serves() {
 }
 
 #[test]
+fn a_truncated_day_is_found_by_verify() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00").run("buffer rotate").exit(0);
+    story.run("buffer verify --read-data").exit(0).stdout("0 findings");
+    let day = story.path("data_buffer/metrics_2024-01-05.parquet");
+    let bytes = fs::read(&day).unwrap();
+    fs::write(&day, &bytes[..bytes.len() / 2]).unwrap();
+    story.run("buffer verify").exit(1).stdout("2024-01-05");
+    // One bad day is no reason not to see the others.
+    story.run("buffer status").exit(0).stdout("UNREADABLE").stdout("2024-01-06");
+}
+
+#[test]
 fn damaged_checkpoints_give_way_to_a_fresh_lineage() {
     let story = after_one_night();
     story.run("window build").exit(0);
