@@ -207,10 +207,12 @@ fn render(shown: &Shown, verdicts: &[String]) -> String {
         _ => text.push_str("\nno champion: the exam refused every model, for the reasons above\n"),
     }
     let site = shown.site.display();
+    // The program need not be on the PATH.
+    let program = std::env::current_exe().map_or_else(|_| "tftctl".into(), |path| path.display().to_string());
     text.push_str(&format!(
         "\n{} rows simulated, everything in {:.0} s. It lies in {site}:\n\
          \x20 tftctl.toml  data_buffer/  windows/  checkpoints/  models/  forecasts/  logs/  state/\n\
-         Look around: cd {site} && tftctl status; tftctl models list; tftctl models show champion; tftctl predict\n",
+         Look around: cd {site}, then {program} status, models list, models show champion, predict, window show\n",
         text::count(shown.appended.n_good),
         shown.duration_secs,
     ));
