@@ -143,11 +143,6 @@ impl ModelConfig {
         })?;
         require((0.0..1.0).contains(&self.dropout), || "model.dropout is a probability below 1".into())
     }
-
-    /// Position of the median among the quantiles.
-    pub fn median_idx(&self) -> usize {
-        self.quantiles.iter().position(|q| *q == 0.5).expect("checked when the config was read")
-    }
 }
 
 /// `[training]`: how an epoch is trained.

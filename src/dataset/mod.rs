@@ -111,11 +111,6 @@ impl Dataset {
         value.filter(|value| value.is_finite())
     }
 
-    /// Position of a target among the grid's metrics.
-    pub fn target_metric(&self, target_idx: usize) -> usize {
-        self.metrics[self.targets[target_idx]]
-    }
-
     /// A forecast of target `target_idx` for a server, from scaled units into its own.
     pub fn unscale(&self, server: usize, target_idx: usize, scaled: f32) -> f32 {
         let (server_id, profile_id) = self.codes[server];

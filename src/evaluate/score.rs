@@ -12,6 +12,7 @@ use super::divisor::Divisors;
 use super::scores::{Scores, Slice, TargetScores};
 use crate::dataset::SampleKey;
 use crate::schema::Metric;
+use crate::stats::pinball;
 
 /// Scaled loss of a point whose forecast is NaN or infinite: finite, and too much for any mean to hide.
 const LOSS_NOT_FINITE: f64 = 1e6;
@@ -299,15 +300,6 @@ impl TargetTotals {
 pub fn cut_to_range(metric: &Metric, value: f32) -> f32 {
     let value = metric.min.map_or(value, |min| if value < min { min } else { value });
     metric.max.map_or(value, |max| if value > max { max } else { value })
-}
-
-/// Mean over the quantiles of `max(q * e, (q - 1) * e)` with `e = truth - forecast`; in the forecast's unit.
-pub fn pinball(forecast: &[f32], truth: f32, quantiles: &[f64]) -> f64 {
-    let cost = |(value, q): (&f32, &f64)| {
-        let error = f64::from(truth) - f64::from(*value);
-        (q * error).max((q - 1.0) * error)
-    };
-    forecast.iter().zip(quantiles).map(cost).sum::<f64>() / quantiles.len() as f64
 }
 
 fn share(part: u64, whole: u64) -> f64 {

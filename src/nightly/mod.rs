@@ -107,7 +107,7 @@ pub fn run(site: &Site, request: &NightRequest, tools: &Tools<'_>) -> Result<Nig
     let ended_at = tools.clock.now();
     let record = record::of_night(site, &night, &ending, ended_at, started.elapsed());
     log.note(&render_line(&record));
-    tell(site, tools, &record, &both)?;
+    let recorded = tell(site, tools, &record, &both);
     let exit_code = match ending {
         Ok(exit) => exit.code(),
         Err(error) => {
@@ -119,6 +119,8 @@ pub fn run(site: &Site, request: &NightRequest, tools: &Tools<'_>) -> Result<Nig
             return Err(error);
         }
     };
+    // A night without its record is not over: the next start has only that left to do.
+    recorded?;
     night.finish = Some(Finish { at: ended_at, exit_code, summary: render_line(&record) });
     night.save(site)?;
     if let Some(failure) = log.failure() {
@@ -127,10 +129,19 @@ pub fn run(site: &Site, request: &NightRequest, tools: &Tools<'_>) -> Result<Nig
     Ok(NightEnd { logical_date, was_done: false, exit_code, record: Some(record) })
 }
 
-/// Writes the night down and tells the channels of the config; only the disk can make this fail.
+/// Writes the night down and tells the channels of the config.
+///
+/// - Errors: the record could not be written; the channels have been told all the same.
 fn tell(site: &Site, tools: &Tools<'_>, record: &NightRecord, progress: &dyn Progress) -> Result<()> {
-    let appended = append_record(&site.log_dir(), record)?;
-    let messages = messages_for(record, &appended.previous, &Sender::of(site), &site.config.notify);
+    let appended = append_record(&site.log_dir(), record);
+    let (previous, warnings) = match &appended {
+        Ok(appended) => (appended.previous.as_slice(), appended.warnings.as_slice()),
+        Err(error) => {
+            progress.warn(&format!("the night could not be written down: {error:#}"));
+            Default::default()
+        }
+    };
+    let messages = messages_for(record, previous, &Sender::of(site), &site.config.notify);
     let delivery = notify::deliver(&messages, site, tools.env, record.timestamp);
     for sent in &delivery.sent {
         progress.note(&format!("{} told: {}", sent.channel, sent.subject));
@@ -138,10 +149,10 @@ fn tell(site: &Site, tools: &Tools<'_>, record: &NightRecord, progress: &dyn Pro
     for failed in &delivery.failed {
         progress.warn(&format!("{} was not told `{}`: {}", failed.channel, failed.subject, failed.error));
     }
-    for warning in appended.warnings.iter().chain(&delivery.warnings) {
+    for warning in warnings.iter().chain(&delivery.warnings) {
         progress.warn(warning);
     }
-    Ok(())
+    appended.map(|_| ())
 }
 
 /// Deletes what killed runs left unfinished; the caller holds the site lock.

@@ -118,3 +118,22 @@ fn a_night_without_enough_data_says_so_everywhere() {
     .unwrap();
     assert_eq!(records.as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn a_record_that_cannot_be_written_silences_nobody_and_is_made_up_for() {
+    let mut story = Story::with_small_fleet();
+    story.set("require_validation", "false").set("notify.command", "\"cat > heard.json\"");
+    let metrics = story.path("logs/continuous_learning/metrics.json");
+    std::fs::create_dir_all(&metrics).unwrap();
+    story.at("2024-01-08T02:00").run("nightly").exit(1).stderr("metrics.json");
+    assert!(story.path("heard.json").is_file(), "the channels hear of the night all the same");
+    std::fs::remove_dir(&metrics).unwrap();
+    story.run("nightly").exit(0);
+    let records: Value = serde_json::from_str(&std::fs::read_to_string(&metrics).unwrap()).unwrap();
+    assert_eq!(records.as_array().unwrap().len(), 1);
+    assert_eq!(
+        story.run("models list --json").json().as_array().unwrap().len(),
+        1,
+        "nothing was trained twice"
+    );
+}
