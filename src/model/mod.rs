@@ -30,7 +30,7 @@ pub mod vsn;
 mod tests;
 
 pub use config::{EmbeddingSize, TftConfig};
-pub use loss::{MultiLoss, MultiLossOptions, multi_quantile_loss};
+pub use loss::{DivideBy, MultiLoss, MultiLossOptions, OverTargets, SampleWeights, multi_quantile_loss};
 pub use params::Params;
 pub use tft::{Mode, Tft, TftInput, TftOutput};
 pub use transform::Transformation;

@@ -3,18 +3,31 @@
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
 
+/// What the summed costs are divided by, besides the number of quantiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DivideBy {
+    /// The number of valid steps: weights are not normalised, weights of 2 double the loss (pytorch-forecasting's
+    /// choice).
+    #[default]
+    ValidSteps,
+    /// The sum of the weights of the valid steps: weights of 1 and 0 give the mean over the steps that have a 1.
+    /// Where that sum is 0 the loss is 0, without a gradient.
+    Weights,
+}
+
 /// How a [`quantile_loss`] counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QuantileLossOptions<'a> {
     /// Twice the pinball loss, so that the median's share is the absolute error (pytorch-forecasting's choice).
     pub doubled: bool,
-    /// A factor per forecast step, `[B, H]`. Weights are not normalised: weights of 2 double the loss.
+    pub divide_by: DivideBy,
+    /// A factor per forecast step, `[B, H]`, not negative. `None`: 1 each.
     pub sample_weights: Option<&'a Tensor>,
     /// The valid steps of each sample; later ones count neither in the sum nor in the mean. `None`: all valid.
     pub lengths: Option<&'a [usize]>,
 }
 
-/// Mean quantile (pinball) loss of a batch of forecasts over valid steps and quantiles.
+/// Mean quantile (pinball) loss of a batch of forecasts over quantiles and steps: the valid ones, or by weight.
 ///
 /// With error `e = target - forecast`, quantile `q` costs `max(q*e, (q-1)*e)`: at `q = 0.9` a forecast that is
 /// too low costs nine times one that is too high by the same amount, which is what pulls that output up to the
@@ -44,12 +57,22 @@ pub fn quantile_loss(
         Some(weights) => costs.broadcast_mul(&weights.unsqueeze(D::Minus1)?)?,
         None => costs,
     };
-    let (sum, n_steps) = match options.lengths {
-        Some(lengths) => sum_valid(&costs, lengths)?,
+    let valid = options.lengths.map(|lengths| Valid::new(lengths, &costs)).transpose()?;
+    let (sum, n_steps) = match &valid {
+        Some(valid) => (valid.keep(&costs)?.sum_all()?, valid.n_steps),
         None => (costs.sum_all()?, batch * horizon),
     };
-    let factor = if options.doubled { 2.0 } else { 1.0 };
-    Ok((sum * (factor / (n_steps * n_quantiles) as f64))?)
+    let factor = if options.doubled { 2.0 } else { 1.0 } / n_quantiles as f64;
+    match (options.divide_by, options.sample_weights) {
+        (DivideBy::Weights, Some(weights)) => {
+            let weights = match &valid {
+                Some(valid) => valid.keep(&weights.unsqueeze(D::Minus1)?)?,
+                None => weights.clone(),
+            };
+            Ok(((sum * factor)? / sum_or_one(&weights)?)?)
+        }
+        _ => Ok((sum * (factor / n_steps as f64))?),
+    }
 }
 
 /// `[B, H, Q]`: the cost of each forecast.
@@ -61,21 +84,44 @@ fn pinball(forecast: &Tensor, target: &Tensor, quantiles: &[f64]) -> Result<Tens
     Ok(too_low.maximum(&too_high)?)
 }
 
-/// The sum over the steps that lie within their sample's length, and the number of those steps.
-fn sum_valid(costs: &Tensor, lengths: &[usize]) -> Result<(Tensor, usize)> {
-    let (batch, horizon, _) = costs.dims3()?;
-    ensure!(lengths.len() == batch, "{} decoder lengths for {batch} samples", lengths.len());
-    ensure!(lengths.iter().all(|&length| length <= horizon), "a decoder length exceeds the {horizon} steps");
-    let n_steps = lengths.iter().sum::<usize>();
-    ensure!(n_steps > 0, "no step of the batch is valid");
-    if n_steps == batch * horizon {
-        return Ok((costs.sum_all()?, n_steps));
+/// The sum of `weights`, or 1 where that is 0: a divisor.
+fn sum_or_one(weights: &Tensor) -> Result<Tensor> {
+    let sum = weights.detach().sum_all()?;
+    Ok((&sum + sum.eq(0.0)?.to_dtype(sum.dtype())?)?)
+}
+
+/// The steps that lie within their sample's length.
+struct Valid {
+    /// `[B, H, 1]`, 1 or 0; none where all are valid.
+    mask: Option<Tensor>,
+    n_steps: usize,
+}
+
+impl Valid {
+    /// - Shapes: `costs [B, H, Q]`, `B` lengths.
+    fn new(lengths: &[usize], costs: &Tensor) -> Result<Self> {
+        let (batch, horizon, _) = costs.dims3()?;
+        ensure!(lengths.len() == batch, "{} decoder lengths for {batch} samples", lengths.len());
+        let fits = lengths.iter().all(|&length| length <= horizon);
+        ensure!(fits, "a decoder length exceeds the {horizon} steps");
+        let n_steps = lengths.iter().sum::<usize>();
+        ensure!(n_steps > 0, "no step of the batch is valid");
+        if n_steps == batch * horizon {
+            return Ok(Self { mask: None, n_steps });
+        }
+        let valid = lengths.iter().flat_map(|&length| (0..horizon).map(move |step| u8::from(step < length)));
+        let mask = Tensor::from_vec(valid.collect(), (batch, horizon, 1), costs.device())?;
+        Ok(Self { mask: Some(mask), n_steps })
     }
-    let valid = lengths.iter().flat_map(|&length| (0..horizon).map(move |step| u8::from(step < length)));
-    let valid = Tensor::from_vec(valid.collect(), (batch, horizon, 1), costs.device())?;
-    // Chosen, not multiplied: whatever stands at a padded step (NaN as well) stays out.
-    let costs = valid.broadcast_as(costs.shape())?.where_cond(costs, &costs.zeros_like()?)?;
-    Ok((costs.sum_all()?, n_steps))
+
+    /// `x [B, H, _]` with 0 at the steps that are not valid. Chosen, not multiplied: whatever stands at a padded
+    /// step (NaN as well) stays out.
+    fn keep(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.mask {
+            Some(mask) => Ok(mask.broadcast_as(x.shape())?.where_cond(x, &x.zeros_like()?)?),
+            None => Ok(x.clone()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +153,16 @@ mod tests {
         case(&QuantileLossOptions { lengths: Some(&[2, 1]), ..plain }, 2.3 / 6.0);
         case(&QuantileLossOptions { lengths: Some(&[2, 2]), ..plain }, 6.9 / 8.0);
         let weights = tensor(&[2.0, 1.0, 0.0, 0.5], &[2, 2]);
-        case(&QuantileLossOptions { sample_weights: Some(&weights), ..plain }, 3.7 / 8.0);
+        let weighted = QuantileLossOptions { sample_weights: Some(&weights), ..plain };
+        case(&weighted, 3.7 / 8.0);
+        let by_weights = QuantileLossOptions { divide_by: DivideBy::Weights, ..weighted };
+        case(&by_weights, 3.7 / (2.0 * 3.5));
+        case(&QuantileLossOptions { doubled: true, ..by_weights }, 3.7 / 3.5);
+        case(&QuantileLossOptions { lengths: Some(&[2, 1]), ..by_weights }, 1.4 / (2.0 * 3.0));
+        // Without weights there is nothing else to divide by than the steps.
+        case(&QuantileLossOptions { divide_by: DivideBy::Weights, ..plain }, 6.9 / 8.0);
+        let nothing = tensor(&[0.0; 4], &[2, 2]);
+        case(&QuantileLossOptions { sample_weights: Some(&nothing), ..by_weights }, 0.0);
     }
 
     #[test]
@@ -136,10 +191,13 @@ mod tests {
         let vars = [Var::from_tensor(&noise("forecast", &[2, 3, 3])).unwrap()];
         let (target, weights) = (noise("target", &[2, 3]), noise("weights", &[2, 3]).abs().unwrap());
         let lengths = [3, 2];
-        let options =
-            QuantileLossOptions { doubled: true, sample_weights: Some(&weights), lengths: Some(&lengths) };
-        assert_gradients(&vars, 2e-3, || {
-            quantile_loss(&vars[0], &target, &[0.1, 0.5, 0.9], &options).map_err(candle_core::Error::msg)
-        });
+        for divide_by in [DivideBy::ValidSteps, DivideBy::Weights] {
+            let sample_weights = Some(&weights);
+            let options =
+                QuantileLossOptions { doubled: true, divide_by, sample_weights, lengths: Some(&lengths) };
+            assert_gradients(&vars, 2e-3, || {
+                quantile_loss(&vars[0], &target, &[0.1, 0.5, 0.9], &options).map_err(candle_core::Error::msg)
+            });
+        }
     }
 }

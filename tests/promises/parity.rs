@@ -165,8 +165,9 @@ impl Fixture {
         MultiLossOptions {
             doubled: true,
             target_weights: weights.map(|list| list.iter().filter_map(Value::as_f64).collect()),
-            sample_weights: self.tensors.get("y.weight").cloned(),
+            sample_weights: self.tensors.get("y.weight").cloned().into(),
             decoder_lengths: Some(decoder_lengths.to_vec()),
+            ..MultiLossOptions::default()
         }
     }
 
