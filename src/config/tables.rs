@@ -1,8 +1,11 @@
 //! The tables of the config file, each with its defaults and its own check.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::layers::nearest;
 use crate::error::Refusal;
 use crate::schema::Schema;
 
@@ -10,6 +13,7 @@ use crate::schema::Schema;
 const MAX_STEPS: usize = 100_000;
 const MAX_SIZE: usize = 16_384;
 const MAX_BATCH: usize = 1_000_000;
+const WEIGHTS: std::ops::RangeInclusive<f64> = 1e-3..=1e3;
 const MAX_HOLDOUT_HOURS: u32 = 24 * super::MAX_WINDOW_DAYS;
 const DAY_SECS: u64 = 86_400;
 const YEAR_SECS: u64 = 366 * DAY_SECS;
@@ -98,6 +102,8 @@ pub struct ModelConfig {
     pub attention_heads: usize,
     pub lstm_layers: usize,
     pub dropout: f64,
+    /// How much each target counts in the training loss; 1 where nothing is said. Only their ratios matter.
+    pub target_weights: BTreeMap<String, f64>,
 }
 
 impl Default for ModelConfig {
@@ -112,11 +118,20 @@ impl Default for ModelConfig {
             attention_heads: 8,
             lstm_layers: 1,
             dropout: 0.1,
+            target_weights: BTreeMap::new(),
         }
     }
 }
 
 impl ModelConfig {
+    /// The weights of `targets` in their order, scaled to a mean of 1, so that the size of the loss does not depend on
+    /// how they were written.
+    pub fn target_weights_of(&self, targets: &[String]) -> Vec<f64> {
+        let stated = |name: &String| self.target_weights.get(name).copied().unwrap_or(1.0);
+        let sum: f64 = targets.iter().map(stated).sum();
+        targets.iter().map(|name| stated(name) * targets.len() as f64 / sum).collect()
+    }
+
     pub(super) fn ensure_valid(&self, schema: &Schema) -> Result<()> {
         require(!self.targets.is_empty(), || "model.targets is empty".into())?;
         for target in &self.targets {
@@ -141,7 +156,22 @@ impl ModelConfig {
         require(self.attention_heads <= self.hidden_size, || {
             "model.attention_heads exceeds model.hidden_size".into()
         })?;
-        require((0.0..1.0).contains(&self.dropout), || "model.dropout is a probability below 1".into())
+        require((0.0..1.0).contains(&self.dropout), || "model.dropout is a probability below 1".into())?;
+        self.ensure_valid_weights()
+    }
+
+    fn ensure_valid_weights(&self) -> Result<()> {
+        for (name, weight) in &self.target_weights {
+            require(self.targets.contains(name), || {
+                let near = nearest(name, self.targets.iter().map(String::as_str));
+                let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                format!("model.target_weights names `{name}`, which is none of model.targets{hint}")
+            })?;
+            require(WEIGHTS.contains(weight), || {
+                format!("model.target_weights.{name} must be at least 0.001 and at most 1000")
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -83,7 +83,7 @@ const SECTIONS: [(&str, &str); 7] = [
     ),
     (
         "model",
-        "The network: metrics to forecast, past steps seen, future steps forecast, quantile levels, sizes.\nChanging any of these starts a new lineage.",
+        "The network: metrics to forecast, past steps seen, future steps forecast, quantile levels, sizes.\nChanging any of these starts a new lineage; dropout and target_weights may change within one.\ntarget_weights = { cpu_user_pct = 2 } makes a target count twice in the training loss; the others count 1.",
     ),
     (
         "training",
@@ -113,6 +113,9 @@ mod tests {
     fn the_template_reads_back_as_what_it_was_made_from() {
         let config = Config::default();
         assert_eq!(Config::parse(&render(&config), &[]).unwrap().config, config);
+        let mut weighted = config;
+        weighted.model.target_weights.insert("cpu_user_pct".into(), 2.5);
+        assert_eq!(Config::parse(&render(&weighted), &[]).unwrap().config, weighted);
     }
 
     #[test]
