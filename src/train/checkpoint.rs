@@ -22,14 +22,19 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::{read_tensors, write_network, write_tensors};
 use super::guard::Guard;
+use super::tally::TargetTally;
 use crate::dataset::Preprocessing;
+use crate::dataset::drift::StaleScales;
 use crate::fsx::{self, FileDigest, MANIFEST, StagedDir};
 use crate::model::{Params, TftConfig};
 use crate::model_manifest::{CONFIG_FILE, PREPROCESSING_FILE, WEIGHTS_FILE};
 use crate::progress::Progress;
 
-/// The newest checkpoint format this program writes, and reads.
-pub const FORMAT: u32 = 1;
+/// The newest checkpoint format this program writes; it reads this one and those before.
+///
+/// 2 added, per run, each target's part in the loss and the series that left their scales; a run begun under 1 goes on
+/// with none of either.
+pub const FORMAT: u32 = 2;
 /// Folder names below `checkpoints/`.
 pub const LAST: &str = "last";
 pub const PREVIOUS: &str = "previous";
@@ -90,8 +95,17 @@ pub struct Run {
     pub epoch: EpochPosition,
     /// Mean loss of each epoch that is done.
     pub losses: Vec<f64>,
+    /// Each target's share of the epoch that is not done; absent in older checkpoints, which then begin at nothing.
+    #[serde(default)]
+    pub epoch_targets: Vec<TargetTally>,
+    /// Each target's share of the last epoch that is done.
+    #[serde(default)]
+    pub targets: Vec<TargetTally>,
     pub guard: Guard,
     pub n_new_servers: u64,
+    /// Series that had left their frozen scales when the run began.
+    #[serde(default)]
+    pub stale_scales: StaleScales,
     /// Training time of all its processes.
     pub duration_secs: f64,
     /// Set once there is nothing more to train.
@@ -338,8 +352,11 @@ pub(crate) mod tests {
                 n_batches: 10,
                 epoch: EpochPosition::default(),
                 losses: vec![],
+                epoch_targets: vec![],
+                targets: vec![],
                 guard: Guard::default(),
                 n_new_servers: 0,
+                stale_scales: StaleScales::default(),
                 duration_secs: 0.0,
                 ended: None,
             },
@@ -356,6 +373,20 @@ pub(crate) mod tests {
         assert_eq!((position.batches_done, position.n_samples), (3, 96));
         let json = serde_json::to_string(&position).unwrap();
         assert_eq!(serde_json::from_str::<EpochPosition>(&json).unwrap(), position);
+    }
+
+    #[test]
+    fn a_state_of_the_first_format_reads_with_nothing_told_per_target() {
+        let mut state = serde_json::to_value(state_of("old")).unwrap();
+        let run = state["run"].as_object_mut().unwrap();
+        for added in ["epoch_targets", "targets", "stale_scales"] {
+            assert!(run.remove(added).is_some(), "{added}");
+        }
+        assert_eq!(serde_json::from_value::<State>(state).unwrap(), state_of("old"));
+        let dir = tempfile::tempdir().unwrap();
+        manifest(dir.path(), 1);
+        let error = Checkpoint::read(dir.path()).unwrap_err();
+        assert!(!format!("{error:#}").contains("newer"), "{error:#}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::record::TrainRecord;
 use crate::calendar::to_utc;
 use crate::config::Config;
 use crate::dataset::Preprocessing;
+use crate::dataset::drift::StaleScales;
 use crate::error::{HintExt, Refusal};
 use crate::fsx;
 use crate::model::{Params, TftConfig};
@@ -174,6 +175,7 @@ impl Footing {
         let params = Params::from_tensors(&config, &origin.weights, setting.device)
             .context("take over the weights")
             .hint(|| FRESH_HINT.into())?;
+        let stale_scales = StaleScales::find(&prior, grid, split).context("compare the scales")?;
         let n_new_servers = preprocessing.vocabulary.servers.len() - prior.vocabulary.servers.len();
         let state = State {
             format: checkpoint::FORMAT,
@@ -185,7 +187,7 @@ impl Footing {
             seed: setting.config.training.seed,
             parent: origin.parent,
             trained_until: origin.trained_until.max(setting.material.trained_until()),
-            run: new_run(setting, &params, n_new_servers)?,
+            run: Run { stale_scales, ..new_run(setting, &params, n_new_servers)? },
         };
         let moments = (!origin.moments.is_empty()).then_some(origin.moments);
         Ok(Self { state, config, preprocessing, params, moments })
@@ -195,8 +197,10 @@ impl Footing {
     pub fn unchanged(checkpoint: Checkpoint, device: &Device) -> Result<Self> {
         let params = Params::from_tensors(&checkpoint.config, &checkpoint.weights, device)
             .context("load the checkpoint's weights")?;
+        // What is written next has this program's fields, whichever program wrote the last.
+        let state = State { format: checkpoint::FORMAT, ..checkpoint.state };
         Ok(Self {
-            state: checkpoint.state,
+            state,
             config: checkpoint.config,
             preprocessing: checkpoint.preprocessing,
             params,
@@ -231,8 +235,11 @@ fn new_run(setting: &Setting<'_>, params: &Params, n_new_servers: usize) -> Resu
         n_batches: 0,
         epoch: EpochPosition::default(),
         losses: Vec::new(),
+        epoch_targets: Vec::new(),
+        targets: Vec::new(),
         guard: Guard::default(),
         n_new_servers: n_new_servers as u64,
+        stale_scales: StaleScales::default(),
         duration_secs: 0.0,
         ended: None,
     })

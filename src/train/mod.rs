@@ -2,8 +2,8 @@
 //!
 //! [`train`] is the sequence: [`mod@plan`] decides from the state on disk what there is to do, [`lineage`] puts
 //! weights, moments, vocabulary and scalers together, [`session`] trains, [`publish`] makes a model of the
-//! result. [`order`], [`lr_schedule`], [`guard`] and [`optimizer`] are what the loop is made of; [`checkpoint`]
-//! and [`artifact`] are the files.
+//! result. [`order`], [`objective`], [`tally`], [`lr_schedule`], [`guard`] and [`optimizer`] are what the loop is made
+//! of; [`checkpoint`] and [`artifact`] are the files.
 //!
 //! State on disk: `checkpoints/{last,previous}/`, `checkpoints/published.json`, `models/tft_model_*/`. Invariants:
 //! `--epochs N` is an increment and never a total; a run that trained nothing is an error; a checkpoint or model
@@ -18,12 +18,14 @@ pub mod guard;
 pub mod head;
 pub mod lineage;
 pub mod lr_schedule;
+pub mod objective;
 pub mod optimizer;
 pub mod order;
 pub mod plan;
 pub mod publish;
 pub mod record;
 pub mod session;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +50,7 @@ pub use device::DeviceChoice;
 pub use lineage::Material;
 pub use plan::Start;
 pub use record::{TrainOutcome, TrainRecord};
+pub use tally::TargetLoss;
 
 use checkpoint::{Checkpoint, Published};
 use lineage::{Footing, Origin, Setting, config_digest};
@@ -281,7 +284,13 @@ fn next_or_fresh(
             ));
             Ok((Footing::fresh(&Setting { epochs, ..*setting })?, epochs))
         }
-        _ => Ok((Footing::next(origin, setting)?, setting.epochs)),
+        _ => {
+            let footing = Footing::next(origin, setting)?;
+            if let Some(stale) = footing.state.run.stale_scales.message() {
+                progress.warn(&stale);
+            }
+            Ok((footing, setting.epochs))
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use super::artifact::{weights_sha256, write_network};
 use super::checkpoint::{Ending, Published, State};
 use super::lineage::Footing;
 use super::record::{self, TrainOutcome, TrainRecord};
+use super::tally::{TargetLoss, TargetTally};
+use crate::config::Config;
 use crate::fsx::{self, FileDigest, StagedDir};
 use crate::model_manifest::{self, ID_PREFIX, ModelManifest, TRAINING_FILE};
 use crate::site::Site;
@@ -25,7 +27,7 @@ pub fn publish(site: &Site, footing: &Footing, now: DateTime<Utc>) -> Result<Tra
         note(site, &outcome)?;
         return Ok(outcome);
     }
-    let record = record_of(footing);
+    let record = record_of(footing, &site.config);
     let dir = next_model_dir(&site.models_dir(), now)?;
     let staged = StagedDir::new(&dir)?;
     write_network(staged.path(), &footing.config, &footing.preprocessing, &footing.params)?;
@@ -93,7 +95,7 @@ fn outcome_of(dir: &Path, reused: bool) -> Result<TrainOutcome> {
     })
 }
 
-fn record_of(footing: &Footing) -> TrainRecord {
+fn record_of(footing: &Footing, config: &Config) -> TrainRecord {
     let State { lineage, total_epochs, total_steps, total_batches, seed, parent, trained_until, run, .. } =
         &footing.state;
     let is_partial = run.ended == Some(Ending::Deadline) && run.epoch.batches_done > 0;
@@ -123,6 +125,8 @@ fn record_of(footing: &Footing) -> TrainRecord {
         partial_epoch: is_partial.then(|| run.epoch.batches_done as f64 / run.n_batches.max(1) as f64),
         loss_train: losses.last().copied().unwrap_or(0.0),
         losses,
+        targets: target_losses(if is_partial { &run.epoch_targets } else { &run.targets }, config),
+        stale_scales: run.stale_scales.clone(),
         n_samples: run.n_samples,
         n_new_servers: run.n_new_servers,
         n_servers: footing.preprocessing.vocabulary.servers.len() as u64,
@@ -130,6 +134,14 @@ fn record_of(footing: &Footing) -> TrainRecord {
         samples_per_s: n_seen as f64 / run.duration_secs.max(1e-9),
         duration_secs: run.duration_secs,
     }
+}
+
+fn target_losses(tallies: &[TargetTally], config: &Config) -> Vec<TargetLoss> {
+    let unit = |name: &str| {
+        let metric = config.metrics.iter().find(|metric| metric.name == name);
+        metric.map(|metric| metric.unit.clone()).unwrap_or_default()
+    };
+    tallies.iter().map(|tally| tally.losses(unit(&tally.name))).collect()
 }
 
 fn manifest_of(

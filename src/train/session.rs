@@ -19,14 +19,13 @@ use super::artifact::weights_sha256;
 use super::checkpoint::{self, Ending, EpochPosition, State};
 use super::lineage::{Footing, Material};
 use super::lr_schedule::learning_rate;
+use super::objective::Objective;
 use super::optimizer::{AdamW, AdamWSettings};
 use super::order::epoch_order;
 use crate::config::{Config, TrainingConfig};
-use crate::dataset::{Batch, Dataset, SampleKey};
+use crate::dataset::{Dataset, SampleKey};
 use crate::error::Refusal;
-use crate::model::{Mode, Tft, TftOutput};
-use crate::ops::quantile_loss;
-use crate::ops::quantile_loss::QuantileLossOptions;
+use crate::model::{Mode, Tft};
 use crate::ops::random::Key;
 use crate::progress::{Progress, Tick};
 
@@ -44,6 +43,7 @@ pub struct Session<'a> {
     dataset: Dataset,
     keys: Vec<SampleKey>,
     network: Tft,
+    objective: Objective,
     optimizer: AdamW,
     pace: Pace,
 }
@@ -96,9 +96,21 @@ impl<'a> Session<'a> {
         if let Some(moments) = footing.moments.take() {
             optimizer.restore(&moments, footing.state.moment_steps).context("continue the optimizer")?;
         }
+        let objective = Objective::new(&footing.preprocessing, &config.model);
         let pace = Pace::begin(limit, footing.state.run.duration_secs);
         let device = device.clone();
-        Ok(Self { footing, settings, device, checkpoints_dir, dataset, keys, network, optimizer, pace })
+        Ok(Self {
+            footing,
+            settings,
+            device,
+            checkpoints_dir,
+            dataset,
+            keys,
+            network,
+            objective,
+            optimizer,
+            pace,
+        })
     }
 
     /// Trains until `until` epochs of the run are done, or time is up, and leaves a checkpoint of it.
@@ -164,10 +176,10 @@ impl<'a> Session<'a> {
         let is_stranger = |place: usize| strangers.uniform(place as u64) < STRANGER_SHARE;
         let batch = self.dataset.batch_with_strangers(keys, is_stranger, &self.device)?;
         let output = self.network.forward(&batch.input, &Mode::Train { seed, step: number })?;
-        let loss = batch_loss(&output, &batch, &self.footing.preprocessing.quantiles)?;
-        let gradient = self.optimizer.gradient(&loss.backward()?)?;
-        let (loss, norm) = read_loss_and_norm(&loss, &gradient)?;
-        drop(output);
+        let measured = self.objective.measure(&output, &batch)?;
+        let gradient = self.optimizer.gradient(&measured.loss.backward()?)?;
+        let (loss, norm, per_target) = read_back(&measured.loss, &gradient, &measured.per_target)?;
+        drop((output, measured));
 
         let rate = learning_rate(self.settings.learning_rate, self.position(), self.n_planned());
         let state = &mut self.footing.state;
@@ -179,6 +191,9 @@ impl<'a> Session<'a> {
         }
         state.total_batches += 1;
         state.run.epoch.advance(keys.len(), is_good.then_some(loss));
+        if is_good {
+            self.objective.count(&mut state.run.epoch_targets, &per_target);
+        }
         self.pace.batches += 1;
         self.pace.is_dirty = true;
         Ok(())
@@ -202,6 +217,7 @@ impl<'a> Session<'a> {
         state.run.epochs_done += 1;
         state.run.losses.push(loss);
         state.run.epoch = EpochPosition::default();
+        state.run.targets = std::mem::take(&mut state.run.epoch_targets);
         self.pace.is_dirty = true;
         progress.note(&format!("epoch {} done, train {loss:.4}", state.total_epochs));
     }
@@ -322,30 +338,12 @@ fn fix_sizes(state: &mut State, n_keys: usize, settings: &TrainingConfig) -> Res
     Ok(())
 }
 
-/// Mean over targets of the mean pinball loss over the points that were observed, in scaled units: a scalar.
-fn batch_loss(output: &TftOutput, batch: &Batch, quantiles: &[f64]) -> Result<Tensor> {
-    let n_targets = batch.targets.len();
-    let mut sum: Option<Tensor> = None;
-    for ((forecast, target), weights) in output.prediction.iter().zip(&batch.targets).zip(&batch.weights) {
-        let options = QuantileLossOptions { sample_weights: Some(weights), ..Default::default() };
-        let loss = quantile_loss(forecast, target, quantiles, &options)?;
-        // The weighted mean above is over all points; what counts is the mean over the observed ones.
-        let n_observed = weights.sum_all()?.maximum(1.0)?;
-        let loss = (loss * weights.elem_count() as f64)?.div(&n_observed)?;
-        sum = Some(match sum {
-            Some(sum) => (sum + loss)?,
-            None => loss,
-        });
-    }
-    Ok((sum.context("a network without targets")? / n_targets as f64)?)
-}
-
-/// The loss and the 2-norm of the gradient, in one transfer from the device.
-fn read_loss_and_norm(loss: &Tensor, gradient: &Tensor) -> Result<(f64, f64)> {
+/// The loss, the 2-norm of the gradient, and the numbers `per_target`, in one transfer from the device.
+fn read_back(loss: &Tensor, gradient: &Tensor, per_target: &Tensor) -> Result<(f64, f64, Vec<f32>)> {
     let sum_of_squares = gradient.sqr()?.sum_all()?;
     let both = Tensor::stack(&[loss.detach().to_dtype(DType::F32)?, sum_of_squares], 0)?;
-    let both: Vec<f32> = both.to_vec1()?;
-    Ok((f64::from(both[0]), f64::from(both[1]).sqrt()))
+    let all: Vec<f32> = Tensor::cat(&[both, per_target.flatten_all()?], 0)?.to_vec1()?;
+    Ok((f64::from(all[0]), f64::from(all[1]).sqrt(), all[2..].to_vec()))
 }
 
 fn why_no_step(guard: &super::guard::Guard) -> String {
@@ -366,39 +364,6 @@ fn duration_text(secs: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_observed_points_make_the_loss() {
-        let tensor =
-            |values: &[f32], shape: &[usize]| Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap();
-        let nothing = tensor(&[0.0], &[1]);
-        let output = TftOutput {
-            prediction: vec![tensor(&[1.0, 5.0], &[1, 2, 1]), tensor(&[0.0, 0.0], &[1, 2, 1])],
-            encoder_attention: nothing.clone(),
-            decoder_attention: nothing.clone(),
-            static_variables: nothing.clone(),
-            encoder_variables: nothing.clone(),
-            decoder_variables: nothing.clone(),
-        };
-        let zeros = || tensor(&[0.0; 2], &[1, 2, 1]);
-        let input = crate::model::TftInput {
-            encoder_cont: zeros(),
-            decoder_cont: zeros(),
-            encoder_cat: zeros(),
-            decoder_cat: zeros(),
-            encoder_lengths: vec![2],
-            decoder_lengths: vec![2],
-            target_scale: vec![],
-        };
-        // Median: half the absolute error of the one observed point (2), and of both points (1 and 3).
-        let batch = Batch {
-            input,
-            targets: vec![tensor(&[3.0, 99.0], &[1, 2]), tensor(&[1.0, -3.0], &[1, 2])],
-            weights: vec![tensor(&[1.0, 0.0], &[1, 2]), tensor(&[1.0, 1.0], &[1, 2])],
-        };
-        let loss = batch_loss(&output, &batch, &[0.5]).unwrap().to_scalar::<f32>().unwrap();
-        assert_eq!(loss, (1.0 + 1.0) / 2.0);
-    }
 
     #[test]
     fn the_measured_speed_says_how_many_batches_fit() {

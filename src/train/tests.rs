@@ -1,5 +1,7 @@
 //! Stories of whole runs on a toy fleet.
 
+mod told;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -161,6 +163,7 @@ impl<F: Fn() + Send + Sync> Progress for AtBatch<F> {
 fn assert_same_result(a: &Toy, b: &Toy, of_a: &TrainOutcome, of_b: &TrainOutcome) {
     assert_eq!(of_a.weights_sha256, of_b.weights_sha256);
     assert_eq!(of_a.record.losses, of_b.record.losses);
+    assert_eq!(of_a.record.targets, of_b.record.targets);
     let (a, b) = (a.last(), b.last());
     assert_eq!(values(&a.moments), values(&b.moments));
     assert_eq!(a.state.total_steps, b.state.total_steps);
