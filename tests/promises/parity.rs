@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tftctl::model::{
-    Mode, MultiLossOptions, Params, Tft, TftConfig, TftInput, TftOutput, multi_quantile_loss,
+    HyperParameters, Mode, MultiLossOptions, Params, Tft, TftConfig, TftInput, TftOutput, multi_quantile_loss,
 };
 use tftctl::train::optimizer::{AdamW, AdamWSettings};
 
@@ -87,36 +87,8 @@ impl Fixture {
 
     /// The library's constructor arguments as a configuration of ours.
     fn config(&self) -> Result<TftConfig> {
-        let mut fields = self.json["constructor"].clone();
-        let map = fields.as_object_mut().context("constructor arguments")?;
-        let output = map.remove("output_size").unwrap_or(json!(7));
-        map.insert("output_sizes".into(), if output.is_array() { output } else { json!([output]) });
-        let identity = |t: &Value| if t.is_null() { json!("identity") } else { t.clone() };
-        let transformations = match self.json["output_transformations"].as_array() {
-            Some(list) => list.iter().map(identity).collect::<Vec<_>>(),
-            None => vec![json!("identity")],
-        };
-        map.insert("output_transformations".into(), json!(transformations));
-        let sizes = map.remove("embedding_sizes").unwrap_or(json!({}));
-        map.insert("embedding_sizes".into(), self.embedding_sizes(&sizes));
-        // Minus infinity cannot be written in JSON; both make a masked weight exactly 0.
-        if fields["mask_bias"].is_string() {
-            fields["mask_bias"] = json!(-1e9);
-        }
-        Ok(serde_json::from_value(fields)?)
-    }
-
-    /// The order of a JSON object is lost on the way; the parameters keep it where it matters.
-    fn embedding_sizes(&self, sizes: &Value) -> Value {
-        let table = |name: &str| json!({"name": name, "classes": sizes[name][0], "dim": sizes[name][1]});
-        let order = self.parameter_order();
-        if order.is_empty() {
-            return sizes.as_object().into_iter().flatten().map(|(name, _)| table(name)).collect();
-        }
-        let weight = |name: &'_ str| {
-            name.strip_prefix("input_embeddings.embeddings.")?.strip_suffix(".weight").map(table)
-        };
-        order.into_iter().filter_map(weight).collect()
+        let text = std::fs::read(folder().join(format!("{}.json", self.name)))?;
+        Ok(HyperParameters::parse(&text)?.config)
     }
 
     fn parameter_order(&self) -> Vec<&str> {
