@@ -10,10 +10,10 @@ use chrono::{DateTime, Utc};
 
 use super::artifact::{TrainedModel, named_weights, weights_sha256};
 use super::checkpoint::{self, Checkpoint, EpochPosition, Published, Run, State};
+use super::exchange;
 use super::grow::grow_tables;
 use super::guard::Guard;
 use super::head;
-use super::record::TrainRecord;
 use crate::calendar::to_utc;
 use crate::config::Config;
 use crate::dataset::Preprocessing;
@@ -117,7 +117,7 @@ impl Origin {
             parent: Some(manifest.id),
             total_epochs: manifest.total_epochs,
             total_steps: manifest.total_steps,
-            total_batches: TrainRecord::read(dir)?.total_batches,
+            total_batches: exchange::total_batches(dir)?,
             moment_steps: 0,
             trained_until: manifest.trained_until,
             weights: named_weights(&model.params),
@@ -166,7 +166,7 @@ impl Footing {
         let prior = origin.preprocessing;
         let preprocessing = Preprocessing::fit(grid, split, setting.config, Some(&prior))
             .context("extend the preprocessing")?;
-        let config = preprocessing.tft_config(&setting.config.model);
+        let config = with_makeup_of(&origin.config, preprocessing.tft_config(&setting.config.model));
         if let Some(what) = network_difference(&origin.config, &config) {
             let message = format!("{what} differ from those the lineage was trained with");
             return Err(Refusal::usage(message)).hint(|| FRESH_HINT.into());
@@ -245,8 +245,20 @@ fn new_run(setting: &Setting<'_>, params: &Params, n_new_servers: usize) -> Resu
     })
 }
 
+/// `new` with what no setting of ours decides as it is in `old`: an imported network goes on as the network it is.
+fn with_makeup_of(old: &TftConfig, new: TftConfig) -> TftConfig {
+    TftConfig {
+        hidden_continuous_sizes: old.hidden_continuous_sizes.clone(),
+        embedding_paddings: old.embedding_paddings.clone(),
+        share_single_variable_networks: old.share_single_variable_networks,
+        causal_attention: old.causal_attention,
+        mask_bias: old.mask_bias,
+        ..new
+    }
+}
+
 /// What keeps weights trained for `old` from fitting `new`; the rows of tables may differ.
-fn network_difference(old: &TftConfig, new: &TftConfig) -> Option<&'static str> {
+pub(super) fn network_difference(old: &TftConfig, new: &TftConfig) -> Option<&'static str> {
     let tables = |config: &TftConfig| -> Vec<(String, usize)> {
         let width = |t: &crate::model::EmbeddingSize| (t.name.clone(), config.embedding_size(t));
         config.embedding_sizes.iter().map(width).collect()

@@ -3,7 +3,7 @@
 //! [`train`] is the sequence: [`mod@plan`] decides from the state on disk what there is to do, [`lineage`] puts
 //! weights, moments, vocabulary and scalers together, [`session`] trains, [`publish`] makes a model of the
 //! result. [`order`], [`objective`], [`tally`], [`lr_schedule`], [`guard`] and [`optimizer`] are what the loop is made
-//! of; [`checkpoint`] and [`artifact`] are the files.
+//! of; [`checkpoint`] and [`artifact`] are the files. [`exchange`] brings networks in from another library, and out.
 //!
 //! State on disk: `checkpoints/{last,previous}/`, `checkpoints/published.json`, `models/tft_model_*/`. Invariants:
 //! `--epochs N` is an increment and never a total; a run that trained nothing is an error; a checkpoint or model
@@ -13,6 +13,7 @@
 pub mod artifact;
 pub mod checkpoint;
 pub mod device;
+pub mod exchange;
 pub mod grow;
 pub mod guard;
 pub mod head;

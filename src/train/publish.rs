@@ -72,7 +72,7 @@ fn find_published(site: &Site, lineage: &str, sha256: &str) -> Result<Option<Pat
 }
 
 /// `tft_model_YYYYMMDD_HHMMSS` in UTC, with `_1`, `_2`, ... where that is taken.
-fn next_model_dir(models_dir: &Path, now: DateTime<Utc>) -> Result<PathBuf> {
+pub(super) fn next_model_dir(models_dir: &Path, now: DateTime<Utc>) -> Result<PathBuf> {
     let stamp = now.format("%Y%m%d_%H%M%S");
     let plain = models_dir.join(format!("{ID_PREFIX}{stamp}"));
     let numbered = (1u32..).map(|n| models_dir.join(format!("{ID_PREFIX}{stamp}_{n}")));
@@ -165,7 +165,7 @@ fn manifest_of(
         window_id: record.window_id.clone(),
         trained_until: record.trained_until,
         logical_date: record.run_key.as_deref().and_then(|key| key.parse::<NaiveDate>().ok()),
-        loss_train: record.loss_train,
+        loss_train: Some(record.loss_train),
         n_samples: record.n_samples,
         optimizer_steps: record.optimizer_steps,
         duration_secs: record.duration_secs,

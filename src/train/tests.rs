@@ -504,3 +504,26 @@ fn a_tiny_network_learns_the_toy_fleet_better_than_persistence() {
     let coverage = model.coverage.unwrap();
     assert!((0.3..=1.0).contains(&coverage), "{coverage}");
 }
+
+#[test]
+fn an_imported_network_goes_on_as_the_network_it_is() {
+    let toy = Toy::new();
+    let first = toy.train(&epochs(1)).unwrap();
+    let folder = toy.site.root.join("out");
+    exchange::export(&first.model_dir, &folder).unwrap();
+    let description = folder.join(exchange::HYPER_PARAMETERS_FILE);
+    let mut json: serde_json::Value = fsx::read_json(&description).unwrap();
+    json["constructor"]["causal_attention"] = false.into();
+    json["constructor"]["mask_bias"] = (-1e4).into();
+    fsx::write_json(&description, &json).unwrap();
+    let imported = exchange::import(&toy.site, &folder, now()).unwrap();
+    assert_eq!(
+        (imported.warnings.as_slice(), &imported.weights_sha256),
+        ([].as_slice(), &first.weights_sha256)
+    );
+    let from = TrainRequest { start: Start::From(imported.model_dir), ..epochs(1) };
+    let next = toy.train(&from).unwrap();
+    let model = TrainedModel::read(&next.model_dir, &Device::Cpu).unwrap();
+    assert_eq!((model.config.causal_attention, model.config.mask_bias), (false, -1e4));
+    assert_eq!((next.record.lineage, next.record.total_epochs), (imported.record.lineage, 2));
+}

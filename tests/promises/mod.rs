@@ -1,4 +1,5 @@
 mod damage;
+mod exchange;
 mod exit_codes;
 mod killed;
 mod layering;

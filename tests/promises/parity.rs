@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use serde_json::{Value, json};
-use tftctl::model::{MultiLossOptions, Params, TftConfig, TftInput};
+use serde_json::Value;
+use tftctl::model::{HyperParameters, MultiLossOptions, Params, TftConfig, TftInput};
 
 /// How many times the library's own rounding error ours may differ from it by. Two correct float32 computations
 /// each err by about that much, in other places: their difference by about twice; the rest is luck.
@@ -48,28 +48,11 @@ fn the_shared_recordings_are_answered_alike() {
 
 /// One pair of files.
 struct Fixture {
+    /// Of the JSON: it keeps the order of what it lists.
+    text: String,
     json: Value,
     tensors: HashMap<String, Tensor>,
 }
-
-/// Constructor arguments that say how to train or log, not which network.
-const NOT_OF_THE_NETWORK: [&str; 15] = [
-    "dataset_parameters",
-    "embedding_labels",
-    "learning_rate",
-    "log_gradient_flow",
-    "log_interval",
-    "log_val_interval",
-    "logging_metrics",
-    "loss",
-    "optimizer",
-    "optimizer_params",
-    "output_transformer",
-    "reduce_on_plateau_min_lr",
-    "reduce_on_plateau_patience",
-    "reduce_on_plateau_reduction",
-    "weight_decay",
-];
 
 impl Fixture {
     /// The pair `<name>.json`, `<name>.safetensors`.
@@ -80,23 +63,15 @@ impl Fixture {
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {name}.json"))?;
         // Python writes what JSON has no word for.
         let text = text.replace(": -Infinity", ": \"-inf\"");
-        let mut json: Value =
+        let json: Value =
             serde_json::from_str(&text).with_context(|| format!("understand {name}.json"))?;
-        if let Some(arguments) = json["constructor"].as_object_mut() {
-            let constraints = arguments.remove("monotone_constraints").unwrap_or_default();
-            ensure!(
-                constraints.as_object().is_none_or(|map| map.is_empty()),
-                "{name}.json: monotone_constraints are not supported"
-            );
-            arguments.retain(|key, value| !value.is_null() && !NOT_OF_THE_NETWORK.contains(&key.as_str()));
-        }
         let mut tensors = candle_core::safetensors::load(path.with_extension("safetensors"), &Device::Cpu)
             .with_context(|| format!("read {name}.safetensors"))?;
         // Scales fitted on a whole table may come in double precision.
         for tensor in tensors.values_mut().filter(|tensor| tensor.dtype().is_float()) {
             *tensor = tensor.to_dtype(DType::F32)?;
         }
-        Ok(Fixture { json, tensors })
+        Ok(Fixture { text, json, tensors })
     }
 
     /// Compares what the recording holds with what we make of it; says in a line how well they agree.
@@ -112,36 +87,7 @@ impl Fixture {
 
     /// The library's constructor arguments as a configuration of ours.
     fn config(&self) -> Result<TftConfig> {
-        let mut fields = self.json["constructor"].clone();
-        let map = fields.as_object_mut().context("constructor arguments")?;
-        let output = map.remove("output_size").unwrap_or(json!(7));
-        map.insert("output_sizes".into(), if output.is_array() { output } else { json!([output]) });
-        let identity = |t: &Value| if t.is_null() { json!("identity") } else { t.clone() };
-        let transformations = match self.json["output_transformations"].as_array() {
-            Some(list) => list.iter().map(identity).collect::<Vec<_>>(),
-            None => vec![json!("identity")],
-        };
-        map.insert("output_transformations".into(), json!(transformations));
-        let sizes = map.remove("embedding_sizes").unwrap_or(json!({}));
-        map.insert("embedding_sizes".into(), self.embedding_sizes(&sizes));
-        // Minus infinity cannot be written in JSON; both make a masked weight exactly 0.
-        if fields["mask_bias"].is_string() {
-            fields["mask_bias"] = json!(-1e9);
-        }
-        Ok(serde_json::from_value(fields)?)
-    }
-
-    /// The order of a JSON object is lost on the way; the parameters keep it where it matters.
-    fn embedding_sizes(&self, sizes: &Value) -> Value {
-        let table = |name: &str| json!({"name": name, "classes": sizes[name][0], "dim": sizes[name][1]});
-        let order = self.parameter_order();
-        if order.is_empty() {
-            return sizes.as_object().into_iter().flatten().map(|(name, _)| table(name)).collect();
-        }
-        let weight = |name: &'_ str| {
-            name.strip_prefix("input_embeddings.embeddings.")?.strip_suffix(".weight").map(table)
-        };
-        order.into_iter().filter_map(weight).collect()
+        Ok(HyperParameters::parse(self.text.as_bytes())?.config)
     }
 
     fn parameter_order(&self) -> Vec<&str> {
