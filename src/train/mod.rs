@@ -13,6 +13,7 @@
 pub mod artifact;
 pub mod checkpoint;
 pub mod device;
+pub mod flat;
 pub mod grow;
 pub mod guard;
 pub mod head;
