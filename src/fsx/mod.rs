@@ -22,7 +22,7 @@ use crate::platform;
 
 pub use digest::{FileDigest, MANIFEST, digest_dir, sha256_bytes, sha256_file, verify_digests};
 pub use lock::Lock;
-pub use staged::{StagedDir, sweep_staging};
+pub use staged::{STAGING_PREFIX, StagedDir, sweep_staging};
 
 /// Replaces `path` with `bytes`, so that a reader or a crash sees the old content or the new, never a mixture.
 ///

@@ -27,7 +27,7 @@ pub struct TrainedModel {
 impl TrainedModel {
     /// Writes weights, config and preprocessing into `dir`, which is still being made: no manifest.
     pub fn write_into(&self, dir: &Path) -> Result<()> {
-        write_network(dir, &self.config, &self.preprocessing, &self.params)
+        write_network(dir, &self.config, &self.preprocessing, &named_weights(&self.params))
     }
 
     /// Reads the published model folder `dir`, with its weights on `device`.
@@ -63,15 +63,19 @@ pub(super) fn write_network(
     dir: &Path,
     config: &TftConfig,
     preprocessing: &Preprocessing,
-    params: &Params,
+    weights: &HashMap<String, Tensor>,
 ) -> Result<()> {
-    write_weights(dir, config, params)?;
+    write_weights(dir, config, weights)?;
     fsx::write_json(&dir.join(PREPROCESSING_FILE), preprocessing)
 }
 
 /// The two files of a network alone.
-pub(super) fn write_weights(dir: &Path, config: &TftConfig, params: &Params) -> Result<()> {
-    write_tensors(&dir.join(WEIGHTS_FILE), &named_weights(params))?;
+pub(super) fn write_weights(
+    dir: &Path,
+    config: &TftConfig,
+    weights: &HashMap<String, Tensor>,
+) -> Result<()> {
+    write_tensors(&dir.join(WEIGHTS_FILE), weights)?;
     fsx::write_json(&dir.join(CONFIG_FILE), config)
 }
 

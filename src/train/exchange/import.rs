@@ -130,7 +130,7 @@ impl Network {
     }
 
     fn write_into(&self, dir: &Path) -> Result<()> {
-        artifact::write_weights(dir, &self.hyper.config, &self.params)?;
+        artifact::write_weights(dir, &self.hyper.config, &artifact::named_weights(&self.params))?;
         if let Some(preprocessing) = &self.preprocessing {
             fsx::write_json(&dir.join(PREPROCESSING_FILE), preprocessing)?;
         }
