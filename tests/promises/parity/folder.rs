@@ -103,7 +103,7 @@ mod tests {
         refused(|folder| edit(folder, r#""quantiles": [0.1"#, r#""quantiles": [0.2"#), "loss is off by");
         refused(
             |folder| edit(folder, r#""reduction": "mean""#, r#""reduction": "none""#),
-            "the reduction none",
+            "the loss reduction `none`",
         );
         refused(|folder| edit(folder, r#""dropout""#, r#""drop_out""#), "drop_out");
     }
