@@ -70,11 +70,7 @@ pub(super) fn write_network(
 }
 
 /// The two files of a network alone.
-pub(super) fn write_weights(
-    dir: &Path,
-    config: &TftConfig,
-    weights: &HashMap<String, Tensor>,
-) -> Result<()> {
+pub(super) fn write_weights(dir: &Path, config: &TftConfig, weights: &HashMap<String, Tensor>) -> Result<()> {
     write_tensors(&dir.join(WEIGHTS_FILE), weights)?;
     fsx::write_json(&dir.join(CONFIG_FILE), config)
 }
