@@ -243,11 +243,14 @@ impl Fixture {
 
     /// The largest difference between `found` and what was recorded.
     ///
-    /// - Errors: another shape, or a difference of more than `allowed`.
+    /// - Errors: another shape, or a difference of more than `allowed` (or than a few roundings of the largest
+    ///   value, where that is more).
     fn compare(&self, found: &Tensor, recorded: &str, allowed: f64) -> Result<f64> {
         let expected = self.tensor(recorded)?;
         let (shape, expected_shape) = (found.dims(), expected.dims());
         ensure!(shape == expected_shape, "{recorded} is {shape:?}, not {expected_shape:?}");
+        let rounding = largest(&expected)? * f64::from(f32::EPSILON) / 2.0;
+        let allowed = allowed.max(ROUNDINGS * rounding);
         let off = largest(&(found.detach().contiguous()? - expected)?)?;
         // `!(<=)`: NaN must not pass.
         ensure!(off <= allowed, "{recorded} is off by {off:.1e}, allowed {allowed:.1e}");
