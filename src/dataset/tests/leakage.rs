@@ -117,7 +117,8 @@ fn what_the_decoder_might_observe_cannot_matter() {
     let before = forecasts(&input);
     for (column, name) in config.x_reals.iter().enumerate() {
         let decoder_cont = with_column(&input.decoder_cont, column, 7.5);
-        let is_read = config.time_varying_reals_decoder.contains(name);
+        // Known ahead are calendar and relative time; static inputs are read at the encoder's first step.
+        let is_read = (dataset.columns.calendar..dataset.columns.metrics).contains(&column);
         assert_eq!(forecasts(&TftInput { decoder_cont, ..input.clone() }) != before, is_read, "{name}");
     }
     let status = config.x_categoricals.iter().position(|name| name == columns::STATUS).unwrap();
