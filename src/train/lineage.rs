@@ -1,6 +1,6 @@
 //! How a run begins: from nothing, from a checkpoint, or from a model; and what of it must fit together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -252,7 +252,8 @@ fn with_makeup_of(old: &TftConfig, new: TftConfig) -> TftConfig {
 
 /// What keeps weights trained for `old` from fitting `new`; the rows of tables may differ.
 pub(super) fn network_difference(old: &TftConfig, new: &TftConfig) -> Option<&'static str> {
-    let tables = |config: &TftConfig| -> Vec<(String, usize)> {
+    // By name: their order is that of a description, and weights are found by their names.
+    let tables = |config: &TftConfig| -> BTreeMap<String, usize> {
         let width = |t: &crate::model::EmbeddingSize| (t.name.clone(), config.embedding_size(t));
         config.embedding_sizes.iter().map(width).collect()
     };

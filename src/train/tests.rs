@@ -509,6 +509,7 @@ fn an_imported_network_goes_on_as_the_network_it_is() {
     let folder = toy.site.root.join("out");
     exchange::export(&first.model_dir, &folder).unwrap();
     let description = folder.join(exchange::HYPER_PARAMETERS_FILE);
+    // A parsed object sorts its keys: the tables come back in another order, too.
     let mut json: serde_json::Value = fsx::read_json(&description).unwrap();
     json["constructor"]["causal_attention"] = false.into();
     json["constructor"]["mask_bias"] = (-1e4).into();
