@@ -15,7 +15,9 @@ pub mod lstm_fused;
 pub mod lstm_plain;
 pub mod quantile_loss;
 pub mod random;
+pub mod simd;
 pub mod softmax;
+pub mod split;
 pub mod stretch;
 
 mod host;

@@ -1,0 +1,186 @@
+use super::lanes::{LANES, Lanes};
+use super::*;
+use crate::ops::random::Key;
+
+fn noise(name: &str, n: usize) -> Vec<f32> {
+    let key = Key::new(5).name(name);
+    (0..n).map(|i| key.normal(i as u64) as f32).collect()
+}
+
+#[track_caller]
+fn assert_near(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (&a, &b)) in found.iter().zip(expected).enumerate() {
+        let off = (f64::from(a) - b).abs();
+        assert!(off <= tolerance * (1.0 + b.abs()), "{what} at {i}: {a}, expected {b}");
+    }
+}
+
+/// Every set gives what the portable one gives, up to rounding; the wide ones agree to the bit.
+fn same(what: &str, run: impl Fn(Simd) -> Vec<f32>) -> Vec<f32> {
+    let levels = Simd::available();
+    let results: Vec<Vec<f32>> = levels.iter().map(|&simd| run(simd)).collect();
+    let portable: Vec<f64> = results.last().unwrap().iter().map(|&x| f64::from(x)).collect();
+    for (simd, result) in levels.iter().zip(&results) {
+        assert_near(result, &portable, 2e-5, &format!("{what} with {}", simd.name()));
+    }
+    if let [first, second, _] = &results[..] {
+        assert_eq!(first, second, "{what}: AVX-512 and AVX2 differ");
+    }
+    results.into_iter().next().unwrap()
+}
+
+#[test]
+fn rows_turn_into_tiles_and_back() {
+    for (n_rows, width, stride) in [(32, 16, 16), (1, 1, 1), (31, 33, 40), (17, 5, 9), (3, 64, 64)] {
+        let rows = noise("rows", n_rows * stride);
+        let tile = same("load_rows", |simd| {
+            let mut tile = vec![9.0; width * ROWS];
+            simd.load_rows(&rows, stride, n_rows, width, &mut tile);
+            tile
+        });
+        for feature in 0..width {
+            for row in 0..ROWS {
+                let expected = if row < n_rows { rows[row * stride + feature] } else { 0.0 };
+                assert_eq!(tile[feature * ROWS + row], expected);
+            }
+        }
+        let back = same("store_rows", |simd| {
+            let mut back = vec![7.0; n_rows * stride];
+            simd.store_rows(&tile, width, &mut back, stride, n_rows);
+            back
+        });
+        for (i, &value) in back.iter().enumerate() {
+            assert_eq!(value, if i % stride < width { rows[i] } else { 7.0 });
+        }
+    }
+}
+
+#[test]
+fn products_are_those_of_matrices() {
+    for (n_out, n_in) in [(1, 1), (8, 16), (22, 21), (64, 16), (7, 33), (13, 5), (32, 64)] {
+        let (weights, x) = (noise("w", n_out * n_in), noise("x", n_in * ROWS));
+        let (bias, before) = (noise("b", n_out), noise("y", n_out * ROWS));
+        let expected = |start: &dyn Fn(usize, usize) -> f32| -> Vec<f64> {
+            let sum = |out: usize, row: usize| -> f64 {
+                let term = |i: usize| f64::from(weights[out * n_in + i]) * f64::from(x[i * ROWS + row]);
+                f64::from(start(out, row)) + (0..n_in).map(term).sum::<f64>()
+            };
+            (0..n_out * ROWS).map(|at| sum(at / ROWS, at % ROWS)).collect()
+        };
+        let run = |init: Init<'_>, matrix: Matrix<'_>| {
+            same("product", |simd| {
+                let mut y = before.clone();
+                simd.product(matrix, (n_out, n_in), &x, init, &mut y);
+                y
+            })
+        };
+        let rows = Matrix::rows(&weights, n_in);
+        assert_near(&run(Init::Zero, rows), &expected(&|_, _| 0.0), 1e-5, "zero");
+        assert_near(&run(Init::Bias(&bias), rows), &expected(&|out, _| bias[out]), 1e-5, "bias");
+        let on_top = expected(&|out, row| before[out * ROWS + row]);
+        assert_near(&run(Init::Output, rows), &on_top, 1e-5, "output");
+        let mut turned = vec![0.0; weights.len()];
+        for (i, &w) in weights.iter().enumerate() {
+            turned[i % n_in * n_out + i / n_in] = w;
+        }
+        assert_near(
+            &run(Init::Zero, Matrix::columns(&turned, n_out)),
+            &expected(&|_, _| 0.0),
+            1e-5,
+            "columns",
+        );
+    }
+}
+
+#[test]
+fn outer_products_and_sums_run_over_the_rows() {
+    for (n_out, n_in, stride) in [(1, 1, 1), (16, 16, 16), (64, 16, 20), (22, 21, 21), (13, 40, 48)] {
+        let (dy, x) = (noise("dy", n_out * ROWS), noise("x", ROWS * stride));
+        let before = noise("dw", n_out * n_in);
+        let found = same("outer", |simd| {
+            let mut dw = before.clone();
+            simd.outer(&dy, &x, stride, (n_out, n_in), &mut dw);
+            dw
+        });
+        let expected: Vec<f64> = (0..n_out * n_in)
+            .map(|at| {
+                let term = |row: usize| {
+                    f64::from(dy[at / n_in * ROWS + row]) * f64::from(x[row * stride + at % n_in])
+                };
+                f64::from(before[at]) + (0..ROWS).map(term).sum::<f64>()
+            })
+            .collect();
+        assert_near(&found, &expected, 1e-5, "outer");
+    }
+    for n in [1, 16, 21, 40] {
+        let (a, b, one) = (noise("a", n * ROWS), noise("b", n * ROWS), noise("one", ROWS));
+        let sums = |factor: &dyn Fn(usize) -> f64| -> Vec<f64> {
+            let row_sum = |i: usize| (i * ROWS..(i + 1) * ROWS).map(|at| f64::from(a[at]) * factor(at)).sum();
+            (0..n).map(row_sum).collect()
+        };
+        let run = |what: &str, add: &dyn Fn(Simd, &mut [f32])| {
+            same(what, |simd| {
+                let mut found = vec![0.0; n];
+                add(simd, &mut found);
+                found
+            })
+        };
+        assert_near(&run("sums", &|s, to| s.add_row_sums(&a, n, to)), &sums(&|_| 1.0), 1e-5, "sums");
+        let dots = sums(&|at| f64::from(b[at]));
+        assert_near(&run("dots", &|s, to| s.add_row_dots(&a, &b, n, to)), &dots, 1e-5, "dots");
+        let moments = sums(&|at| f64::from(one[at % ROWS]));
+        assert_near(&run("moments", &|s, to| s.add_row_moments(&a, &one, n, to)), &moments, 1e-5, "moments");
+    }
+}
+
+#[test]
+fn exponentials_are_accurate_to_a_few_roundings() {
+    let inputs: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.01).chain([1e-6, -1e-6, 1e-20, 0.0]).collect();
+    let check = |what: &str, f: &dyn Fn(f64) -> f64, run: &dyn Fn(f32) -> f32| {
+        for &x in &inputs {
+            let (found, expected) = (f64::from(run(x)), f(f64::from(x)));
+            let off = (found - expected).abs() / expected.abs().max(1e-30);
+            assert!(off < 4e-7, "{what}({x}) = {found}, expected {expected}");
+        }
+    };
+    // SAFETY: the portable form runs everywhere.
+    unsafe {
+        let first = |y: Portable| {
+            let mut all = [0f32; LANES];
+            y.store(all.as_mut_ptr());
+            all[3]
+        };
+        check("exp", &f64::exp, &|x| first(math::exp(Portable::splat(x))));
+        check("expm1", &f64::exp_m1, &|x| first(math::expm1(Portable::splat(x))));
+        check("tanh", &f64::tanh, &|x| first(math::tanh(Portable::splat(x))));
+        check("sigmoid", &|x| 1.0 / (1.0 + (-x).exp()), &|x| first(math::sigmoid(Portable::splat(x))));
+        check("pair", &|x| 1.0 / (1.0 + (-x).exp()), &|x| {
+            first(math::sigmoid_pair(Portable::splat(0.5), Portable::splat(x)).1)
+        });
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_so() {
+    let n = 2;
+    for simd in Simd::available() {
+        let nan = |tile: &[f32]| tile[5].is_nan() && tile[4].is_finite();
+        let bad = || {
+            let mut tile = noise("bad", 2 * n * ROWS);
+            for feature in 0..2 * n {
+                tile[feature * ROWS + 5] = f32::NAN;
+            }
+            tile
+        };
+        let (mut x, mut y, mut inverse) = (bad(), vec![0.0; n * ROWS], vec![0.0; ROWS]);
+        simd.elu(&mut x, n);
+        assert!(nan(&x), "elu with {}", simd.name());
+        simd.glu(&mut bad(), n, &mut y);
+        assert!(nan(&y), "glu with {}", simd.name());
+        simd.softmax(&mut x, n);
+        assert!(nan(&x), "softmax with {}", simd.name());
+        simd.layer_norm(&mut bad(), n, (&[1.0; 2], &[0.0; 2]), &mut inverse, &mut y);
+        assert!(nan(&y), "layer norm with {}", simd.name());
+    }
+}

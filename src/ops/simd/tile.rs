@@ -1,0 +1,70 @@
+//! A tile: up to 32 rows of a tensor, turned so that a feature's values lie together.
+//!
+//! `tile[feature * ROWS + row]`. In this form a linear layer multiplies whole registers of rows by one weight, and
+//! everything that runs over the features of a row (norms, softmax) needs no sum across a register. Rows beyond the
+//! last real one are zero where they are read and of no meaning where they are written.
+
+use super::lanes::{LANES, Lanes};
+
+/// Rows of a tile: two registers of sixteen.
+pub const ROWS: usize = 2 * LANES;
+
+/// Turns `n_rows` rows of `width` numbers, `stride` apart in memory, into a tile; the other rows become zero.
+#[inline(always)]
+pub(super) unsafe fn load_rows<L: Lanes>(
+    rows: &[f32],
+    stride: usize,
+    n_rows: usize,
+    width: usize,
+    tile: &mut [f32],
+) {
+    assert!(n_rows <= ROWS && (n_rows == 0 || (n_rows - 1) * stride + width <= rows.len()));
+    assert!(tile.len() >= width * ROWS);
+    // SAFETY: `row + .. < n_rows` and `from + n <= width`, which the assertions keep inside both slices.
+    unsafe {
+        for half in 0..2 {
+            for from in (0..width).step_by(LANES) {
+                let n = (width - from).min(LANES);
+                let mut block = [L::splat(0.0); LANES];
+                let n_here = n_rows.saturating_sub(half * LANES).min(LANES);
+                for (i, row) in block.iter_mut().enumerate().take(n_here) {
+                    *row = L::load_first(rows.as_ptr().add((half * LANES + i) * stride + from), n);
+                }
+                let turned = L::transpose(block);
+                for (i, feature) in turned.into_iter().enumerate().take(n) {
+                    feature.store(tile.as_mut_ptr().add((from + i) * ROWS + half * LANES));
+                }
+            }
+        }
+    }
+}
+
+/// Turns a tile of `width` features back into rows `stride` apart; what lies between the rows stays.
+#[inline(always)]
+pub(super) unsafe fn store_rows<L: Lanes>(
+    tile: &[f32],
+    width: usize,
+    rows: &mut [f32],
+    stride: usize,
+    n_rows: usize,
+) {
+    assert!(n_rows <= ROWS && (n_rows == 0 || (n_rows - 1) * stride + width <= rows.len()));
+    assert!(tile.len() >= width * ROWS);
+    // SAFETY: as in `load_rows`.
+    unsafe {
+        for half in 0..2 {
+            for from in (0..width).step_by(LANES) {
+                let n = (width - from).min(LANES);
+                let mut block = [L::splat(0.0); LANES];
+                for (i, feature) in block.iter_mut().enumerate().take(n) {
+                    *feature = L::load(tile.as_ptr().add((from + i) * ROWS + half * LANES));
+                }
+                let turned = L::transpose(block);
+                let n_here = n_rows.saturating_sub(half * LANES).min(LANES);
+                for (i, row) in turned.into_iter().enumerate().take(n_here) {
+                    row.store_first(rows.as_mut_ptr().add((half * LANES + i) * stride + from), n);
+                }
+            }
+        }
+    }
+}
