@@ -8,6 +8,7 @@
 //! depend neither on the thread count nor on what was drawn before.
 
 pub mod dropout;
+pub mod grn_tile;
 pub mod layer_norm;
 pub mod layer_norm_fused;
 pub mod lstm;
@@ -19,6 +20,7 @@ pub mod simd;
 pub mod softmax;
 pub mod split;
 pub mod stretch;
+pub mod vsn;
 
 mod host;
 
