@@ -32,6 +32,11 @@ impl Linear {
         Ok(Linear { weight: self.weight.narrow(0, start, len)?, bias })
     }
 
+    /// The parameters of a layer with a bias; `None` without one.
+    pub fn weight_and_bias(&self) -> Option<(Tensor, Tensor)> {
+        Some((self.weight.clone(), self.bias.clone()?))
+    }
+
     /// Width of the output.
     pub fn n_outputs(&self) -> candle_core::Result<usize> {
         self.weight.dim(0)

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
 
 /// Whether the fused operations can take it: f32 on the CPU.
-pub(super) fn is_host_f32(x: &Tensor) -> bool {
+pub(crate) fn is_host_f32(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 

@@ -28,6 +28,7 @@ mod host;
 pub(crate) mod check;
 
 pub use dropout::Dropout;
+pub(crate) use host::is_host_f32;
 pub use layer_norm::layer_norm;
 pub use lstm::{LstmOutput, LstmWeights, lstm};
 pub use quantile_loss::quantile_loss;

@@ -169,10 +169,8 @@ impl Collapsed {
                 }
             }
             for j in 0..n {
-                let slopes = [
-                    grads[joint.skip_slopes.start + j * n_reals + r],
-                    grads[joint.skip_offset.start + j],
-                ];
+                let slopes =
+                    [grads[joint.skip_slopes.start + j * n_reals + r], grads[joint.skip_offset.start + j]];
                 for ((d, values), place) in slopes.into_iter().zip(line).zip(&lines) {
                     d_gate[j] += skip.back(j, start, d, values, &mut expanded[place.clone()]);
                 }

@@ -132,11 +132,13 @@ fn run(
     form: impl Fn(&VsnInput<'_>, &VsnWeights, &Dropout) -> (Tensor, Tensor),
 ) -> Vec<Vec<f32>> {
     let reals = noise("reals", &[n_samples, n_steps, n_reals + 1]);
-    let codes: Vec<u32> = (0..n_samples * n_steps * n_categoricals).map(|i| (i * 7 % 11 % 4) as u32).collect();
+    let codes: Vec<u32> =
+        (0..n_samples * n_steps * n_categoricals).map(|i| (i * 7 % 11 % 4) as u32).collect();
     let codes = Tensor::from_vec(codes, (n_samples, n_steps, n_categoricals), &Device::Cpu).unwrap();
     let hidden = case.weights.joint.second.0.dim(0).unwrap();
     let context = Var::from_tensor(&noise("context", &[n_samples, hidden])).unwrap();
-    let input = VsnInput { reals: &reals, codes: &codes, context: has_context.then_some(context.as_tensor()) };
+    let input =
+        VsnInput { reals: &reals, codes: &codes, context: has_context.then_some(context.as_tensor()) };
     let (selected, shares) = form(&input, &case.weights, &Dropout::new(rate, 3, 4));
     let direction = noise("direction", selected.dims());
     let loss = (&selected * direction).unwrap().sum_all().unwrap();
