@@ -7,6 +7,9 @@
 //! Randomness is a function, not a state: [`random`] turns (seed, step, site, index) into a number, so results
 //! depend neither on the thread count nor on what was drawn before.
 
+pub mod attention;
+pub mod attention_fused;
+pub mod attention_mask;
 pub mod dropout;
 pub mod layer_norm;
 pub mod layer_norm_fused;
@@ -20,11 +23,14 @@ pub mod softmax;
 pub mod split;
 pub mod stretch;
 
+mod attention_backward;
+mod attention_forward;
 mod host;
 
 #[cfg(test)]
 pub(crate) mod check;
 
+pub use attention::{AttentionMask, Decoder, attention, attention_weights};
 pub use dropout::Dropout;
 pub use layer_norm::layer_norm;
 pub use lstm::{LstmOutput, LstmWeights, lstm};
