@@ -32,5 +32,5 @@ mod tests;
 pub use config::{EmbeddingSize, TftConfig};
 pub use loss::{MultiLoss, MultiLossOptions, multi_quantile_loss};
 pub use params::Params;
-pub use tft::{Mode, Tft, TftInput, TftOutput};
+pub use tft::{AttentionWeights, Mode, Tft, TftInput, TftOutput};
 pub use transform::Transformation;

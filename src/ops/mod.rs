@@ -7,6 +7,9 @@
 //! Randomness is a function, not a state: [`random`] turns (seed, step, site, index) into a number, so results
 //! depend neither on the thread count nor on what was drawn before.
 
+pub mod attention;
+pub mod attention_fused;
+pub mod attention_mask;
 pub mod dropout;
 pub mod grn_tile;
 pub mod layer_norm;
@@ -22,11 +25,14 @@ pub mod split;
 pub mod stretch;
 pub mod vsn;
 
+mod attention_backward;
+mod attention_forward;
 mod host;
 
 #[cfg(test)]
 pub(crate) mod check;
 
+pub use attention::{AttentionMask, Decoder, attention, attention_weights};
 pub use dropout::Dropout;
 pub(crate) use host::is_host_f32;
 pub use layer_norm::layer_norm;

@@ -43,6 +43,24 @@ pub fn in_parts_with<R: Send>(
     first.zip(second).enumerate().map(|(part, (a, b))| work(part * per_part, a, b)).collect()
 }
 
+/// [`in_parts`] with three outputs.
+pub fn in_parts_of_three<R: Send>(
+    outputs: [&mut [f32]; 3],
+    lens: [usize; 3],
+    work: impl Fn(usize, [&mut [f32]; 3]) -> R + Sync,
+) -> Vec<R> {
+    let [first, second, third] = outputs;
+    let n_units = first.len() / lens[0].max(1);
+    let fits = [second.len(), third.len()] == [n_units * lens[1], n_units * lens[2]];
+    assert!(fits, "outputs of different numbers of units");
+    let per_part = units_per_part(n_units);
+    let first = first.par_chunks_mut((per_part * lens[0]).max(1));
+    let second = second.par_chunks_mut((per_part * lens[1]).max(1));
+    let third = third.par_chunks_mut((per_part * lens[2]).max(1));
+    let parts = first.zip(second).zip(third).enumerate();
+    parts.map(|(part, ((a, b), c))| work(part * per_part, [a, b, c])).collect()
+}
+
 /// The sum of equally long parts, added in their order.
 pub fn sum_in_order(simd: Simd, parts: Vec<Vec<f32>>) -> Vec<f32> {
     let mut parts = parts.into_iter();

@@ -374,8 +374,7 @@ mod tests {
         let nothing = tensor(&[0.0], &[1]);
         let output = TftOutput {
             prediction: vec![tensor(&[1.0, 5.0], &[1, 2, 1]), tensor(&[0.0, 0.0], &[1, 2, 1])],
-            encoder_attention: nothing.clone(),
-            decoder_attention: nothing.clone(),
+            attention: None,
             static_variables: nothing.clone(),
             encoder_variables: nothing.clone(),
             decoder_variables: nothing.clone(),

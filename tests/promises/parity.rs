@@ -179,8 +179,10 @@ impl Fixture {
         let n_targets = config.output_sizes.len();
         let params = Params::from_tensors(&config, &self.under("param."), &Device::Cpu)?;
         let input = self.input("", n_targets)?;
-        let output = Tft::new(&config, &params)?.forward(&input, &Mode::Eval)?;
+        let network = Tft::new(&config, &params)?;
+        let output = network.forward(&input, &Mode::Explain)?;
         self.check_outputs(&output)?;
+        self.check_unexplained(&network.forward(&input, &Mode::Eval)?, &output)?;
         let targets = self.per_target("y.target", n_targets)?;
         let options = self.loss_options(&input.decoder_lengths);
         let loss = multi_quantile_loss(&output, &targets, &self.quantiles(), &options)?;
@@ -199,11 +201,22 @@ impl Fixture {
             let name = if n_targets == 1 { "out.prediction".into() } else { format!("out.prediction.{i}") };
             self.compare("forecast", forecast, &name, OUTPUT)?;
         }
-        self.compare("attention", &output.encoder_attention, "out.encoder_attention", OUTPUT)?;
-        self.compare("attention", &output.decoder_attention, "out.decoder_attention", OUTPUT)?;
+        let attention = output.attention.as_ref().context("the weights of the attention")?;
+        self.compare("attention", &attention.encoder, "out.encoder_attention", OUTPUT)?;
+        self.compare("attention", &attention.decoder, "out.decoder_attention", OUTPUT)?;
         self.compare("weights", &output.static_variables, "out.static_variables", OUTPUT)?;
         self.compare("weights", &output.encoder_variables, "out.encoder_variables", OUTPUT)?;
         self.compare("weights", &output.decoder_variables, "out.decoder_variables", OUTPUT)
+    }
+
+    /// Explaining a forecast changes nothing in it.
+    fn check_unexplained(&self, plain: &TftOutput, explained: &TftOutput) -> Result<()> {
+        anyhow::ensure!(plain.attention.is_none(), "weights of the attention that nobody asked for");
+        for (a, b) in plain.prediction.iter().zip(&explained.prediction) {
+            let [a, b] = [a, b].map(|x| x.flatten_all()?.to_vec1::<f32>());
+            anyhow::ensure!(a? == b?, "the explained forecast is another one");
+        }
+        Ok(())
     }
 
     fn check_gradients(&self, params: &Params, grads: &GradStore) -> Result<()> {

@@ -1,13 +1,14 @@
 //! Tiles of rows and what the fused operations do with them, in the instructions of the processor at hand.
 //!
 //! [`lanes`] is the arithmetic of sixteen numbers, written once per instruction set ([`avx512`], [`avx2`],
-//! [`portable`]); [`math`], [`tile`], [`product`], [`activation`] and [`norm`] are written once over it. [`Simd`]
-//! chooses the set at run time and is the only way in: its methods are safe, they check their slices. One tile
+//! [`portable`]); [`math`], [`tile`], [`product`], [`activation`], [`norm`] and [`attention`] are written once over it.
+//! [`Simd`] chooses the set at run time and is the only way in: its methods are safe, they check their slices. One tile
 //! function is a few thousand instructions, so the choice costs nothing.
 //!
 //! Known here: numbers, rows and features. What a network does with them is known one floor up.
 
 mod activation;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +25,7 @@ mod tile;
 
 use std::sync::OnceLock;
 
+pub use attention::Tiles;
 #[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -161,6 +163,16 @@ methods! {
     softmax = norm::softmax, (x: &mut [f32], n: usize);
     /// The gradient before a softmax from the one behind it, in place; `y` is what the softmax put out.
     softmax_backward = norm::softmax_backward, (y: &[f32], dy: &mut [f32], n: usize);
+    /// Takes `n` further keys into a running softmax: `scores` become weights relative to the largest so far, what was
+    /// summed up in `(largest, sum)` and in `y` is made relative to it, too.
+    softmax_more = attention::softmax_more,
+        (scores: &mut [f32], n: usize, state: (&mut [f32], &mut [f32]), y: &mut [f32], width: usize);
+    /// `scores` become weights relative to `largest`, `slopes` (of the weights) the gradients of the scores.
+    softmax_again = attention::softmax_again,
+        (scores: &mut [f32], slopes: &mut [f32], n: usize, largest: &[f32], mean: &[f32]);
+    /// `c[i * c_stride + j] += factor * sum over the rows of all tiles of a[i] * b[j]`.
+    row_products = attention::row_products,
+        (a: Tiles<'_>, b: Tiles<'_>, n_tiles: usize, factor: f32, c: &mut [f32], c_stride: usize);
     /// `y += x * scale`, with one scale per row.
     add_scaled = norm::add_scaled, (x: &[f32], n: usize, scale: &[f32], y: &mut [f32]);
     /// `y = x * scale`, with one scale per row.

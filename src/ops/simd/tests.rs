@@ -134,6 +134,85 @@ fn outer_products_and_sums_run_over_the_rows() {
     }
 }
 
+/// What a score weighs beside the largest.
+fn weight(score: f32, largest: f32) -> f64 {
+    (f64::from(score) - f64::from(largest)).exp2()
+}
+
+#[test]
+fn a_running_softmax_equals_one_over_all_keys() {
+    for (n_keys, per_step, width) in [(1, 1, 1), (7, 3, 5), (32, 32, 4), (70, 32, 16)] {
+        let (scores, values) = (noise("scores", n_keys * ROWS), noise("values", n_keys * width));
+        let found = same("softmax_more", |simd| {
+            let (mut largest, mut sum) = (vec![f32::MIN; ROWS], vec![0.0; ROWS]);
+            let (mut y, mut scores) = (vec![0.0; width * ROWS], scores.clone());
+            for (scores, values) in scores.chunks_mut(per_step * ROWS).zip(values.chunks(per_step * width)) {
+                let n = scores.len() / ROWS;
+                simd.softmax_more(scores, n, (&mut largest, &mut sum), &mut y, width);
+                simd.product(Matrix::columns(values, width), (width, n), scores, Init::Output, &mut y);
+            }
+            [largest, sum, y].concat()
+        });
+        let column = |row: usize| (0..n_keys).map(move |key| key * ROWS + row);
+        let largest: Vec<f32> =
+            (0..ROWS).map(|row| column(row).map(|at| scores[at]).fold(f32::MIN, f32::max)).collect();
+        let sum_of = |row: usize, factor: &dyn Fn(usize) -> f64| -> f64 {
+            column(row).map(|at| weight(scores[at], largest[row]) * factor(at / ROWS)).sum()
+        };
+        let mut expected: Vec<f64> = largest.iter().map(|&x| f64::from(x)).collect();
+        expected.extend((0..ROWS).map(|row| sum_of(row, &|_| 1.0)));
+        for feature in 0..width {
+            let value = |key: usize| f64::from(values[key * width + feature]);
+            expected.extend((0..ROWS).map(|row| sum_of(row, &value)));
+        }
+        assert_near(&found, &expected, 1e-5, "softmax_more");
+    }
+}
+
+#[test]
+fn the_weights_come_back_with_the_gradients_of_their_scores() {
+    for n in [1, 5, 32] {
+        let (scores, slopes) = (noise("scores", n * ROWS), noise("slopes", n * ROWS));
+        let (largest, mean) = (noise("largest", ROWS), noise("mean", ROWS));
+        let found = same("softmax_again", |simd| {
+            let (mut scores, mut slopes) = (scores.clone(), slopes.clone());
+            simd.softmax_again(&mut scores, &mut slopes, n, &largest, &mean);
+            [scores, slopes].concat()
+        });
+        let weights: Vec<f64> =
+            scores.iter().enumerate().map(|(at, &score)| weight(score, largest[at % ROWS])).collect();
+        let slope = |at: usize| f64::from(slopes[at]) - f64::from(mean[at % ROWS]);
+        let back = weights.iter().enumerate().map(|(at, weight)| weight * slope(at));
+        assert_near(&found, &weights.iter().copied().chain(back).collect::<Vec<_>>(), 1e-5, "softmax_again");
+    }
+}
+
+#[test]
+fn products_of_rows_run_over_all_tiles() {
+    for (n_a, n_b, n_tiles, c_stride) in
+        [(1, 1, 1, 1), (32, 4, 3, 4), (30, 4, 2, 32), (7, 5, 2, 6), (8, 16, 4, 16)]
+    {
+        let (a_stride, b_stride) = (n_a * ROWS + 8, n_b * ROWS);
+        let (a, b) = (noise("a", n_tiles * a_stride), noise("b", n_tiles * b_stride));
+        let before = noise("c", n_a * c_stride);
+        let found = same("row_products", |simd| {
+            let mut c = before.clone();
+            let tiles = [(&a, n_a, a_stride), (&b, n_b, b_stride)];
+            let [a, b] = tiles.map(|(values, n, stride)| Tiles { values, n, stride });
+            simd.row_products(a, b, n_tiles, 0.5, &mut c, c_stride);
+            c
+        });
+        let mut expected: Vec<f64> = before.iter().map(|&x| f64::from(x)).collect();
+        for (i, j) in (0..n_a).flat_map(|i| (0..n_b).map(move |j| (i, j))) {
+            for (tile, row) in (0..n_tiles).flat_map(|tile| (0..ROWS).map(move |row| (tile, row))) {
+                let (a, b) = (a[tile * a_stride + i * ROWS + row], b[tile * b_stride + j * ROWS + row]);
+                expected[i * c_stride + j] += 0.5 * f64::from(a) * f64::from(b);
+            }
+        }
+        assert_near(&found, &expected, 2e-5, "row_products");
+    }
+}
+
 #[test]
 fn exponentials_are_accurate_to_a_few_roundings() {
     let inputs: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.01).chain([1e-6, -1e-6, 1e-20, 0.0]).collect();
@@ -152,6 +231,7 @@ fn exponentials_are_accurate_to_a_few_roundings() {
             all[3]
         };
         check("exp", &f64::exp, &|x| first(math::exp(Portable::splat(x))));
+        check("exp2", &f64::exp2, &|x| first(math::exp2(Portable::splat(x))));
         check("expm1", &f64::exp_m1, &|x| first(math::expm1(Portable::splat(x))));
         check("tanh", &f64::tanh, &|x| first(math::tanh(Portable::splat(x))));
         check("sigmoid", &|x| 1.0 / (1.0 + (-x).exp()), &|x| first(math::sigmoid(Portable::splat(x))));
