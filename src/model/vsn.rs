@@ -11,11 +11,11 @@ use super::embedding::Embeddings;
 use super::grn::{self, Grn};
 use super::layout::Layout;
 use super::linear::Linear;
-use super::norm::ResampleNorm;
+use super::norm::{self, ResampleNorm};
 use super::params::{Params, Scope};
-use crate::ops::vsn::weights::{GrnWeights, ResampleWeights, VariableWeights, VsnWeights};
+use crate::ops::vsn::weights::{VariableWeights, VsnWeights};
 use crate::ops::vsn::{VsnInput, vsn_fused};
-use crate::ops::{Dropout, is_host_f32, softmax};
+use crate::ops::{Dropout, GrnWeights, ResampleWeights, is_host_f32, softmax};
 
 /// The variable selection network of one part: static, encoder or decoder.
 pub struct Vsn {
@@ -250,8 +250,8 @@ impl Fused {
         let load = |(name, single): &(String, Single)| {
             let scope = scope.at(&format!("single_variable_grns.{name}"));
             Ok(match single {
-                Single::Grn(_) => FusedSingle::Real(grn_weights(&scope)?),
-                Single::Resample(_) => FusedSingle::Categorical(resample_weights(&scope)?),
+                Single::Grn(_) => FusedSingle::Real(grn::load_weights(&scope)?),
+                Single::Resample(_) => FusedSingle::Categorical(norm::load_resample(&scope)?),
             })
         };
         let joint = scope.at("flattened_grn");
@@ -259,28 +259,9 @@ impl Fused {
         Ok(Some(Fused {
             singles: variables.iter().map(load).collect::<Result<_>>()?,
             context: has_context.then(|| Linear::load(&joint.at("context"))).transpose()?,
-            joint: grn_weights(&joint)?,
+            joint: grn::load_weights(&joint)?,
         }))
     }
-}
-
-fn grn_weights(scope: &Scope<'_>) -> Result<GrnWeights> {
-    let pair = |name: &str| -> Result<(Tensor, Tensor)> {
-        Ok((scope.tensor(&format!("{name}.weight"))?, scope.tensor(&format!("{name}.bias"))?))
-    };
-    let is_resampled = scope.has("resample_norm.mask");
-    Ok(GrnWeights {
-        first: pair("fc1")?,
-        second: pair("fc2")?,
-        gate: pair("gate_norm.glu.fc")?,
-        norm: pair("gate_norm.add_norm.norm")?,
-        resample: is_resampled.then(|| resample_weights(&scope.at("resample_norm"))).transpose()?,
-    })
-}
-
-fn resample_weights(scope: &Scope<'_>) -> Result<ResampleWeights> {
-    let norm = (scope.tensor("norm.weight")?, scope.tensor("norm.bias")?);
-    Ok(ResampleWeights { mask: scope.tensor("mask")?, norm })
 }
 
 fn ensure_known(codes: &Tensor, n_codes: usize) -> Result<()> {

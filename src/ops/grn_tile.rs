@@ -164,7 +164,7 @@ impl GrnTile {
 }
 
 /// Through a layer norm: `(dy, normal, inverse)` to `dx`, and the gradients of its weight and bias.
-fn norm_backward(
+pub(super) fn norm_backward(
     simd: Simd,
     norm: &Pair,
     values: &[f32],

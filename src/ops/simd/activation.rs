@@ -35,20 +35,30 @@ pub(super) unsafe fn elu_backward<L: Lanes>(y: &[f32], dy: &mut [f32], n: usize)
 
 /// `y = value * sigmoid(gate)` of `linear`, whose first `n` features are the values and whose second `n` the gates;
 /// the gates are replaced by their sigmoids, which the backward needs.
+///
+/// Two features of the same row share a division, never two rows: what one row holds must not change another's rounding.
 #[inline(always)]
 pub(super) unsafe fn glu<L: Lanes>(linear: &mut [f32], n: usize, y: &mut [f32]) {
     assert!(linear.len() >= 2 * n * ROWS && y.len() >= n * ROWS);
     let (values, gates) = linear.split_at_mut(n * ROWS);
-    // SAFETY: `at` and `at + LANES` lie below `n * ROWS`, which is a multiple of two registers.
+    // SAFETY: `feature` and the one behind it lie below `n`.
     unsafe {
-        for at in (0..n * ROWS).step_by(2 * LANES) {
-            let gate = gates.as_mut_ptr().add(at);
-            let (a, b) = sigmoid_pair(L::load(gate), L::load(gate.add(LANES)));
-            a.store(gate);
-            b.store(gate.add(LANES));
-            let (value, y) = (values.as_ptr().add(at), y.as_mut_ptr().add(at));
-            L::load(value).mul(a).store(y);
-            L::load(value.add(LANES)).mul(b).store(y.add(LANES));
+        for feature in (0..n).step_by(2) {
+            for at in [feature * ROWS, feature * ROWS + LANES] {
+                let (value, gate) = (values.as_ptr().add(at), gates.as_mut_ptr().add(at));
+                let y = y.as_mut_ptr().add(at);
+                if feature + 1 == n {
+                    let opened = sigmoid(L::load(gate));
+                    opened.store(gate);
+                    L::load(value).mul(opened).store(y);
+                } else {
+                    let (a, b) = sigmoid_pair(L::load(gate), L::load(gate.add(ROWS)));
+                    a.store(gate);
+                    b.store(gate.add(ROWS));
+                    L::load(value).mul(a).store(y);
+                    L::load(value.add(ROWS)).mul(b).store(y.add(ROWS));
+                }
+            }
         }
     }
 }

@@ -109,6 +109,10 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_first(from: *const f32, n: usize) -> Self {
         unsafe {
             let low = _mm256_maskload_ps(from, first(n));

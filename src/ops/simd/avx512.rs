@@ -66,6 +66,10 @@ impl Lanes for Avx512 {
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_first(from: *const f32, n: usize) -> Self {
         unsafe { Avx512(_mm512_maskz_loadu_ps(first(n), from)) }
     }

@@ -19,6 +19,8 @@ pub trait Lanes: Copy {
 
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Asks for the cache line of an address, which need not be valid.
+    unsafe fn prefetch(at: *const f32);
     /// The first `n` lanes from memory, the rest zero.
     unsafe fn load_first(from: *const f32, n: usize) -> Self;
     /// The first `n` lanes to memory.

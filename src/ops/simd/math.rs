@@ -77,7 +77,8 @@ pub unsafe fn elu<L: Lanes>(x: L) -> L {
     unsafe { x.select_positive(x, expm1(x.min(L::splat(0.0)))) }
 }
 
-/// The logistic function of two at once: they share a division. Arguments below -40 count as -40 (4e-18).
+/// The logistic function of two at once: they share a division, hence its rounding, and one that is not a number makes
+/// both so. Lanes of different rows must not meet here. Arguments below -40 count as -40 (4e-18).
 #[inline(always)]
 pub unsafe fn sigmoid_pair<L: Lanes>(a: L, b: L) -> (L, L) {
     // SAFETY: as in `split`.

@@ -128,6 +128,8 @@ macro_rules! methods {
 methods! {
     /// Turns `n_rows` (up to [`ROWS`]) rows of `width` numbers, `stride` apart, into a tile; other rows become zero.
     load_rows = tile::load_rows, (rows: &[f32], stride: usize, n_rows: usize, width: usize, tile: &mut [f32]);
+    /// Asks for numbers that will be read a few microseconds from now.
+    prefetch = tile::prefetch, (soon: &[f32]);
     /// Turns a tile of `width` features back into `n_rows` rows, `stride` apart.
     store_rows = tile::store_rows, (tile: &[f32], width: usize, rows: &mut [f32], stride: usize, n_rows: usize);
     /// `y = W x` plus the start, for `(n_out, n_in)` features.

@@ -39,6 +39,8 @@ impl Lanes for Portable {
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
     }
     #[inline(always)]
+    unsafe fn prefetch(_at: *const f32) {}
+    #[inline(always)]
     unsafe fn load_first(from: *const f32, n: usize) -> Self {
         // SAFETY: the caller promises `n` readable numbers.
         Portable(std::array::from_fn(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 }))

@@ -242,10 +242,30 @@ fn exponentials_are_accurate_to_a_few_roundings() {
 }
 
 #[test]
+fn a_gate_does_not_know_the_other_rows() {
+    for (simd, n) in Simd::available().into_iter().flat_map(|simd| [1, 2, 5, 8].map(|n| (simd, n))) {
+        let run = |row: usize| {
+            let mut linear = noise("linear", 2 * n * ROWS);
+            (0..2 * n).for_each(|feature| linear[feature * ROWS + row] = 0.3 * feature as f32 - 1.0);
+            let mut y = vec![0.0; n * ROWS];
+            simd.glu(&mut linear, n, &mut y);
+            y
+        };
+        let before = run(0);
+        for other in 1..ROWS {
+            let after = run(other);
+            let same = |row| (0..n).all(|i| before[i * ROWS + row] == after[i * ROWS + row]);
+            assert!((1..ROWS).all(|row| row == other || same(row)), "{n} features with {}", simd.name());
+        }
+    }
+}
+
+#[test]
 fn what_is_not_a_number_stays_so() {
     let n = 2;
     for simd in Simd::available() {
-        let nan = |tile: &[f32]| tile[5].is_nan() && tile[4].is_finite();
+        // Row 5 is not a number, all others are.
+        let nan = |tile: &[f32]| (0..ROWS).all(|row| tile[row].is_nan() == (row == 5));
         let bad = || {
             let mut tile = noise("bad", 2 * n * ROWS);
             for feature in 0..2 * n {

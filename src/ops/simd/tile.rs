@@ -39,6 +39,17 @@ pub(super) unsafe fn load_rows<L: Lanes>(
     }
 }
 
+/// Asks for numbers that will be read a few microseconds from now.
+#[inline(always)]
+pub(super) unsafe fn prefetch<L: Lanes>(soon: &[f32]) {
+    // SAFETY: the addresses are those of the slice.
+    unsafe {
+        for at in (0..soon.len()).step_by(LANES) {
+            L::prefetch(soon.as_ptr().add(at));
+        }
+    }
+}
+
 /// Turns a tile of `width` features back into rows `stride` apart; what lies between the rows stays.
 #[inline(always)]
 pub(super) unsafe fn store_rows<L: Lanes>(

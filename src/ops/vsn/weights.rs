@@ -6,33 +6,10 @@ use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
 use crate::ops::grn_tile::{GrnRanges, Pair};
+pub use crate::ops::{GrnWeights, ResampleWeights};
 
 /// Weight and bias.
 pub type LinearWeights = (Tensor, Tensor);
-
-/// A skip connection that changes its width.
-#[derive(Clone)]
-pub struct ResampleWeights {
-    /// `[out]`: the gate is twice its logistic function.
-    pub mask: Tensor,
-    /// `[out]` each.
-    pub norm: LinearWeights,
-}
-
-/// A gated residual network; its context, if any, comes projected.
-#[derive(Clone)]
-pub struct GrnWeights {
-    /// `[hidden, in]`
-    pub first: LinearWeights,
-    /// `[hidden, hidden]`
-    pub second: LinearWeights,
-    /// `[2 out, hidden]`
-    pub gate: LinearWeights,
-    /// `[out]` each.
-    pub norm: LinearWeights,
-    /// Where `in` is not `out`.
-    pub resample: Option<ResampleWeights>,
-}
 
 /// What processes one variable.
 #[derive(Clone)]
