@@ -13,6 +13,7 @@ pub mod layer_norm_fused;
 pub mod lstm;
 pub mod lstm_fused;
 pub mod lstm_plain;
+mod lstm_tile;
 pub mod quantile_loss;
 pub mod random;
 pub mod simd;
