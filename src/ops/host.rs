@@ -19,12 +19,24 @@ pub(super) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     }
 }
 
-/// The values of a tensor, whose `storage_and_layout` must outlive them.
-///
-/// - Errors: they are not f32 on the CPU or not contiguous.
-pub(super) fn values<'a>(data: &'a (impl Deref<Target = Storage>, &Layout)) -> Result<&'a [f32]> {
-    match &*data.0 {
-        Storage::Cpu(storage) => contiguous(storage, data.1),
-        _ => bail!("a fused operation needs values in the computer's own memory"),
+/// A tensor's values, read in place, under whatever guards them.
+pub(super) struct HostValues<'a, S> {
+    storage: S,
+    layout: &'a Layout,
+}
+
+/// The values of `tensor`, for as long as the result lives.
+pub(super) fn host_values(tensor: &Tensor) -> HostValues<'_, impl Deref<Target = Storage>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    HostValues { storage, layout }
+}
+
+impl<S: Deref<Target = Storage>> HostValues<'_, S> {
+    /// - Errors: they are not f32, not contiguous, or not on the CPU.
+    pub fn slice(&self) -> Result<&[f32]> {
+        match &*self.storage {
+            Storage::Cpu(storage) => contiguous(storage, self.layout),
+            _ => bail!("a fused operation of the CPU got a tensor of another device"),
+        }
     }
 }

@@ -128,7 +128,9 @@ mod tests {
     #[test]
     fn gradients_equal_finite_differences() {
         let vars = inputs((3, 4, 2, 3));
-        for (form, lengths) in [(lstm_fused as Form, None), (lstm_fused, Some(&[4, 2, 1])), (lstm_plain, None)] {
+        for (form, lengths) in
+            [(lstm_fused as Form, None), (lstm_fused, Some(&[4, 2, 1])), (lstm_plain, None)]
+        {
             let lengths = lengths.map(|lengths: &[usize; 3]| lengths.as_slice());
             assert_gradients(&vars, 3e-3, || {
                 let mut loss = Tensor::zeros((), DType::F32, &Device::Cpu)?;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use anyhow::Result;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Result as CandleResult, Shape, Tensor, bail};
 
-use super::host::{contiguous, values};
+use super::host::{contiguous, host_values};
 use super::lstm::{LstmOutput, LstmWeights};
 use super::lstm_tile::{Backward, Parameters, Samples, Scratch, Sizes, State, StateBuf, Trace};
 use super::simd::{ROWS, Simd};
@@ -125,26 +125,24 @@ impl CustomOp3 for Layer {
         parameters: &Tensor,
         start: &Tensor,
         _ends: &Tensor,
-        grad: &Tensor,
+        d_ends: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let sizes = sizes(x.shape(), parameters.shape(), start.shape())?;
         let (Some(traces), Some(output)) = (self.traces.get(), self.shared.output.get()) else {
             bail!("lstm: the forward kept nothing for a backward")
         };
-        let d_output = take(&self.shared.gradient);
-        let grad = grad.contiguous()?;
-        let (x_data, start_data) = (x.storage_and_layout(), start.storage_and_layout());
-        let (parameter_data, grad_data) = (parameters.storage_and_layout(), grad.storage_and_layout());
-        let output_data = output.storage_and_layout();
-        let d_output_data = d_output.as_ref().map(Tensor::storage_and_layout);
-        let input = Input { layer: self, sizes, x: values(&x_data)?, start: values(&start_data)? };
+        let (d_output, d_ends) = (take(&self.shared.gradient), d_ends.contiguous()?);
+        let (x_values, start_values, layer) = (host_values(x), host_values(start), host_values(parameters));
+        let (output, d_ends) = (host_values(output), host_values(&d_ends));
+        let d_output = d_output.as_ref().map(host_values);
+        let input = Input { layer: self, sizes, x: x_values.slice()?, start: start_values.slice()? };
         let flow = Flow {
             traces,
-            output: values(&output_data)?,
-            d_output: d_output_data.as_ref().map(values).transpose()?,
-            d_ends: values(&grad_data)?,
+            output: output.slice()?,
+            d_output: d_output.as_ref().map(|values| values.slice()).transpose()?,
+            d_ends: d_ends.slice()?,
         };
-        let (d_x, d_parameters, d_start) = input.backward(values(&parameter_data)?, &flow);
+        let (d_x, d_parameters, d_start) = input.backward(layer.slice()?, &flow);
         let device = x.device();
         Ok((
             Some(Tensor::from_vec(d_x, x.shape(), device)?),

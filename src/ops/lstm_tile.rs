@@ -6,7 +6,11 @@
 
 use super::simd::{Init, Matrix, ROWS, Simd};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Steps before their use at which rows are asked for: the rows of a tile lie in so many places that the processor
+/// does not see the pattern itself.
+const AHEAD: usize = 2;
+
+#[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     pub n_steps: usize,
     /// Features of the input.
@@ -139,6 +143,9 @@ impl Samples<'_> {
         }
         for step in 0..self.longest() {
             simd.load_rows(&self.x[step * width..], n_steps * width, n, width, &mut scratch.inputs);
+            if step + AHEAD < n_steps {
+                simd.prefetch_rows(&self.x[(step + AHEAD) * width..], n_steps * width, n, width);
+            }
             let record = match &mut trace {
                 Some(Trace(records)) => {
                     records.resize((step + 1) * record_len, 0.0);
@@ -175,7 +182,7 @@ impl Samples<'_> {
         let (d_weights, d_bias) = d_layer.split_at_mut(self.sizes.n_weights());
         let mut d_start = StateBuf::copy(from.d_final);
         let Scratch { inputs: d_inputs, cell: d_cell, rows, d_gates, d_output, .. } = scratch;
-        // Rows before their sample's last step take part as well: with gates of gradient zero, so with any finite input.
+        // Rows beyond their sample's length take part as well: with gates of gradient zero, so with any finite input.
         for zeroed in [&mut *d_inputs, &mut *d_cell, &mut *rows, &mut *d_output] {
             zeroed.fill(0.0);
         }
@@ -218,11 +225,10 @@ impl Samples<'_> {
         simd.copy_rows(before, stride, hidden, live, &mut rows[width..], n_inputs);
     }
 
-    /// Asks for the rows that the backward reads two steps after this one: there are too many places for the
-    /// processor to see the pattern.
+    /// Asks for the rows that the backward reads soon after this step.
     fn prefetch(&self, simd: Simd, step: usize, from: &Backward<'_>) {
         let Sizes { n_steps, width, hidden } = self.sizes;
-        let Some(step) = step.checked_sub(2) else { return };
+        let Some(step) = step.checked_sub(AHEAD) else { return };
         let n = self.lengths.len();
         simd.prefetch_rows(&self.x[step * width..], n_steps * width, n, width);
         simd.prefetch_rows(&from.output[step.saturating_sub(1) * hidden..], n_steps * hidden, n, hidden);

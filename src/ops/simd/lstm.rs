@@ -30,7 +30,8 @@ pub(super) unsafe fn lstm_forward<L: Lanes>(
             let live = L::load(live.as_ptr().add(at % ROWS));
             let (record, cell) = (record.as_mut_ptr().add(at), cell.as_mut_ptr().add(at));
             let (input, forget) = sigmoid_pair(L::load(record), L::load(record.add(tile)));
-            let (output, fresh) = sigmoid_and_tanh(L::load(record.add(3 * tile)), L::load(record.add(2 * tile)));
+            let (output, fresh) =
+                sigmoid_and_tanh(L::load(record.add(3 * tile)), L::load(record.add(2 * tile)));
             let mut step = [input, forget, fresh, output, L::load(cell)];
             for (part, value) in step.iter_mut().enumerate() {
                 *value = live.select_positive(*value, zero);
