@@ -1,7 +1,11 @@
-//! The quantile (pinball) loss, plain and doubled.
+//! The quantile (pinball) loss, plain and doubled: a fused operation for f32 on the CPU, and the composition of tensor
+//! operations elsewhere and as its oracle.
 
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
+
+use super::host::is_host_f32;
+use super::quantile_loss_fused::quantile_loss_fused;
 
 /// How a [`quantile_loss`] counts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,6 +16,13 @@ pub struct QuantileLossOptions<'a> {
     pub sample_weights: Option<&'a Tensor>,
     /// The valid steps of each sample; later ones count neither in the sum nor in the mean. `None`: all valid.
     pub lengths: Option<&'a [usize]>,
+}
+
+impl QuantileLossOptions<'_> {
+    /// What the mean is multiplied by.
+    pub(super) fn factor(&self) -> f64 {
+        if self.doubled { 2.0 } else { 1.0 }
+    }
 }
 
 /// Mean quantile (pinball) loss of a batch of forecasts over valid steps and quantiles.
@@ -30,26 +41,58 @@ pub fn quantile_loss(
     quantiles: &[f64],
     options: &QuantileLossOptions,
 ) -> Result<Tensor> {
-    let (batch, horizon, n_quantiles) = forecast.dims3()?;
-    let n_expected = quantiles.len();
-    ensure!(n_quantiles == n_expected, "{n_quantiles} quantile outputs, but {n_expected} quantiles");
-    ensure!(
-        target.dims() == [batch, horizon],
-        "targets {:?}, forecasts {:?}",
-        target.dims(),
-        forecast.dims()
-    );
+    let others = [Some(target), options.sample_weights];
+    let can_fuse = others.into_iter().flatten().all(|other| is_host_f32(other) && !other.track_op());
+    let form = if is_host_f32(forecast) && can_fuse { quantile_loss_fused } else { quantile_loss_plain };
+    form(forecast, target, quantiles, options)
+}
+
+/// [`quantile_loss`] in tensor operations, on any device and in any precision; the target and the weights may have
+/// gradients as well.
+pub fn quantile_loss_plain(
+    forecast: &Tensor,
+    target: &Tensor,
+    quantiles: &[f64],
+    options: &QuantileLossOptions,
+) -> Result<Tensor> {
+    let n_valid = count_valid(forecast, target, quantiles, options)?;
     let costs = pinball(forecast, target, quantiles)?;
     let costs = match options.sample_weights {
         Some(weights) => costs.broadcast_mul(&weights.unsqueeze(D::Minus1)?)?,
         None => costs,
     };
-    let (sum, n_steps) = match options.lengths {
-        Some(lengths) => sum_valid(&costs, lengths)?,
-        None => (costs.sum_all()?, batch * horizon),
+    let sum = sum_valid(&costs, n_valid, options.lengths)?;
+    Ok((sum * (options.factor() / (n_valid * quantiles.len()) as f64))?)
+}
+
+/// The number of valid steps.
+///
+/// - Errors: anything that does not fit together; no valid step at all.
+pub(super) fn count_valid(
+    forecast: &Tensor,
+    target: &Tensor,
+    quantiles: &[f64],
+    options: &QuantileLossOptions,
+) -> Result<usize> {
+    let (batch, horizon, n_quantiles) = forecast.dims3()?;
+    let n_expected = quantiles.len();
+    ensure!(n_quantiles == n_expected, "{n_quantiles} quantile outputs, but {n_expected} quantiles");
+    let (forecasts, targets) = (forecast.dims(), target.dims());
+    ensure!(targets == [batch, horizon], "targets {targets:?}, forecasts {forecasts:?}");
+    if let Some(weights) = options.sample_weights {
+        ensure!(weights.dims() == targets, "weights {:?}, targets {targets:?}", weights.dims());
+    }
+    let n_valid = match options.lengths {
+        None => batch * horizon,
+        Some(lengths) => {
+            ensure!(lengths.len() == batch, "{} decoder lengths for {batch} samples", lengths.len());
+            let fits = lengths.iter().all(|&length| length <= horizon);
+            ensure!(fits, "a decoder length exceeds the {horizon} steps");
+            lengths.iter().sum()
+        }
     };
-    let factor = if options.doubled { 2.0 } else { 1.0 };
-    Ok((sum * (factor / (n_steps * n_quantiles) as f64))?)
+    ensure!(n_valid > 0, "no step of the batch is valid");
+    Ok(n_valid)
 }
 
 /// `[B, H, Q]`: the cost of each forecast.
@@ -61,21 +104,17 @@ fn pinball(forecast: &Tensor, target: &Tensor, quantiles: &[f64]) -> Result<Tens
     Ok(too_low.maximum(&too_high)?)
 }
 
-/// The sum over the steps that lie within their sample's length, and the number of those steps.
-fn sum_valid(costs: &Tensor, lengths: &[usize]) -> Result<(Tensor, usize)> {
+/// The sum over the steps that lie within their sample's length.
+fn sum_valid(costs: &Tensor, n_valid: usize, lengths: Option<&[usize]>) -> Result<Tensor> {
     let (batch, horizon, _) = costs.dims3()?;
-    ensure!(lengths.len() == batch, "{} decoder lengths for {batch} samples", lengths.len());
-    ensure!(lengths.iter().all(|&length| length <= horizon), "a decoder length exceeds the {horizon} steps");
-    let n_steps = lengths.iter().sum::<usize>();
-    ensure!(n_steps > 0, "no step of the batch is valid");
-    if n_steps == batch * horizon {
-        return Ok((costs.sum_all()?, n_steps));
-    }
+    let Some(lengths) = lengths.filter(|_| n_valid < batch * horizon) else {
+        return Ok(costs.sum_all()?);
+    };
     let valid = lengths.iter().flat_map(|&length| (0..horizon).map(move |step| u8::from(step < length)));
     let valid = Tensor::from_vec(valid.collect(), (batch, horizon, 1), costs.device())?;
     // Chosen, not multiplied: whatever stands at a padded step (NaN as well) stays out.
     let costs = valid.broadcast_as(costs.shape())?.where_cond(costs, &costs.zeros_like()?)?;
-    Ok((costs.sum_all()?, n_steps))
+    Ok(costs.sum_all()?)
 }
 
 #[cfg(test)]
@@ -83,7 +122,10 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::ops::check::{assert_close, assert_gradients, noise};
+    use crate::ops::check::{assert_close, assert_gradients, noise, values};
+
+    type Form = fn(&Tensor, &Tensor, &[f64], &QuantileLossOptions) -> Result<Tensor>;
+    const FORMS: [Form; 2] = [quantile_loss_plain, quantile_loss_fused];
 
     fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
         Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap()
@@ -94,8 +136,10 @@ mod tests {
         // Two samples of two steps, quantiles 0.1 and 0.5. Costs by hand: errors 1, -1 | 2, 0 || 0, 3 | -4, -2.
         let forecast = tensor(&[0.0, 2.0, 1.0, 3.0, 5.0, 2.0, 14.0, 12.0], &[2, 2, 2]);
         let target = tensor(&[1.0, 3.0, 5.0, 10.0], &[2, 2]);
-        let loss = quantile_loss(&forecast, &target, &[0.1, 0.5], options).unwrap();
-        assert_close(&[loss.to_scalar::<f32>().unwrap()], &[expected], 1e-6);
+        for form in FORMS {
+            let loss = form(&forecast, &target, &[0.1, 0.5], options).unwrap();
+            assert_close(&[loss.to_scalar::<f32>().unwrap()], &[expected], 1e-6);
+        }
     }
 
     #[test]
@@ -115,8 +159,51 @@ mod tests {
         let target = tensor(&[1.0, f32::NAN], &[1, 2]);
         let forecast = Var::from_tensor(&tensor(&[0.5, f32::INFINITY], &[1, 2, 1])).unwrap();
         let options = QuantileLossOptions { lengths: Some(&[1]), ..Default::default() };
-        let loss = quantile_loss(&forecast, &target, &[0.5], &options).unwrap();
-        assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.25);
+        for form in FORMS {
+            let loss = form(&forecast, &target, &[0.5], &options).unwrap();
+            assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.25);
+            let broken = form(&forecast, &target, &[0.5], &QuantileLossOptions::default()).unwrap();
+            assert!(!broken.to_scalar::<f32>().unwrap().is_finite());
+        }
+        let loss = quantile_loss_fused(&forecast, &target, &[0.5], &options).unwrap();
+        assert_eq!(values(loss.backward().unwrap().get(&forecast).unwrap()), [-0.5, 0.0]);
+    }
+
+    #[test]
+    fn the_fused_form_equals_the_plain_one_in_value_and_gradient() {
+        for (batch, horizon, n_quantiles) in [(1, 1, 1), (3, 17, 5), (64, 96, 3), (5, 33, 16)] {
+            let quantiles: Vec<f64> =
+                (1..=n_quantiles).map(|i| i as f64 / (n_quantiles + 1) as f64).collect();
+            let target = noise("target", &[batch, horizon]);
+            let weights = noise("weights", &[batch, horizon]).abs().unwrap();
+            let lengths: Vec<usize> = (0..batch).map(|i| horizon - i % horizon).collect();
+            // Some forecasts hit their target exactly: both sides of the kink count there.
+            let hits = (target.unsqueeze(D::Minus1).unwrap().gt(1.0).unwrap(), [batch, horizon, n_quantiles]);
+            let exact = target.unsqueeze(D::Minus1).unwrap().broadcast_as(&hits.1).unwrap();
+            let forecast = hits.0.broadcast_as(&hits.1).unwrap().where_cond(&exact, &noise("f", &hits.1));
+            let forecast = Var::from_tensor(&forecast.unwrap()).unwrap();
+            for (sample_weights, lengths) in [(None, None), (Some(&weights), Some(&*lengths))] {
+                let options = QuantileLossOptions { doubled: true, sample_weights, lengths };
+                let run = |form: Form| {
+                    let loss = form(&forecast, &target, &quantiles, &options).unwrap();
+                    // The gradient that comes in is not 1.
+                    let grads = (&loss * 3.0).unwrap().backward().unwrap();
+                    (loss.to_scalar::<f32>().unwrap(), values(grads.get(&forecast).unwrap()))
+                };
+                let (plain, fused) = (run(quantile_loss_plain), run(quantile_loss_fused));
+                assert_close(&[fused.0], &[plain.0], 2e-6 * plain.0.abs().max(1.0));
+                let largest = plain.1.iter().fold(0f32, |m, v| m.max(v.abs()));
+                assert_close(&fused.1, &plain.1, 1e-6 * largest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_trained_has_its_gradient() {
+        let (forecast, target) = (tensor(&[0.0, 2.0], &[1, 2, 1]), tensor(&[1.0, 1.0], &[1, 2]));
+        let target = Var::from_tensor(&target).unwrap();
+        let loss = quantile_loss(&forecast, &target, &[0.1], &QuantileLossOptions::default()).unwrap();
+        assert_close(&values(loss.backward().unwrap().get(&target).unwrap()), &[0.05, -0.45], 1e-6);
     }
 
     #[test]
@@ -125,6 +212,9 @@ mod tests {
         let options = QuantileLossOptions::default();
         assert!(quantile_loss(&forecast, &target, &[0.5], &options).is_err());
         assert!(quantile_loss(&forecast, &noise("t", &[3, 2]), &[0.1, 0.5], &options).is_err());
+        let turned = noise("w", &[3, 2]);
+        let misfit = QuantileLossOptions { sample_weights: Some(&turned), ..options };
+        assert!(quantile_loss(&forecast, &target, &[0.1, 0.5], &misfit).is_err());
         for lengths in [&[0usize, 0][..], &[4, 1], &[1], &[3]] {
             let options = QuantileLossOptions { lengths: Some(lengths), ..options };
             assert!(quantile_loss(&forecast, &target, &[0.1, 0.5], &options).is_err(), "{lengths:?}");
@@ -138,8 +228,10 @@ mod tests {
         let lengths = [3, 2];
         let options =
             QuantileLossOptions { doubled: true, sample_weights: Some(&weights), lengths: Some(&lengths) };
-        assert_gradients(&vars, 2e-3, || {
-            quantile_loss(&vars[0], &target, &[0.1, 0.5, 0.9], &options).map_err(candle_core::Error::msg)
-        });
+        for form in FORMS {
+            assert_gradients(&vars, 2e-3, || {
+                form(&vars[0], &target, &[0.1, 0.5, 0.9], &options).map_err(candle_core::Error::msg)
+            });
+        }
     }
 }

@@ -111,11 +111,31 @@ pub unsafe fn sigmoid<L: Lanes>(x: L) -> L {
 pub unsafe fn tanh<L: Lanes>(x: L) -> L {
     // SAFETY: as in `split`.
     unsafe {
+        let (numerator, denominator) = fraction(x);
+        numerator.div(denominator)
+    }
+}
+
+/// `tanh x` as a fraction whose denominator lies between 1 and 2.
+#[inline(always)]
+unsafe fn fraction<L: Lanes>(x: L) -> (L, L) {
+    // SAFETY: as in `split`.
+    unsafe {
         // Of -|x|, so that nothing overflows; the sign comes back at the end.
         let zero = L::splat(0.0);
         let negative = x.min(zero.sub(x));
         let m = expm1(negative.add(negative));
-        let magnitude = m.div(m.add(L::splat(2.0)));
-        x.select_positive(zero.sub(magnitude), magnitude)
+        (x.select_positive(zero.sub(m), m), m.add(L::splat(2.0)))
+    }
+}
+
+/// The logistic function of `a` and the hyperbolic tangent of `b`: they share a division, as in [`sigmoid_pair`].
+#[inline(always)]
+pub unsafe fn sigmoid_and_tanh<L: Lanes>(a: L, b: L) -> (L, L) {
+    // SAFETY: as in `split`.
+    unsafe {
+        let (a, (numerator, b)) = (denominator(a), fraction(b));
+        let inverse = L::splat(1.0).div(a.mul(b));
+        (b.mul(inverse), numerator.mul(a).mul(inverse))
     }
 }

@@ -1,8 +1,9 @@
 //! Tiles of rows and what the fused operations do with them, in the instructions of the processor at hand.
 //!
 //! [`lanes`] is the arithmetic of sixteen numbers, written once per instruction set ([`avx512`], [`avx2`],
-//! [`portable`]); [`math`], [`tile`], [`product`], [`activation`], [`norm`] and [`attention`] are written once over it.
-//! [`Simd`] chooses the set at run time and is the only way in: its methods are safe, they check their slices. One tile
+//! [`portable`]); [`math`], [`tile`], [`product`], [`activation`], [`norm`], [`attention`] and [`lstm`] are written once
+//! over it. [`Simd`] chooses the set at run time and is the only way in: its methods are safe, they check their slices.
+//! One tile
 //! function is a few thousand instructions, so the choice costs nothing.
 //!
 //! Known here: numbers, rows and features. What a network does with them is known one floor up.
@@ -14,6 +15,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod lanes;
+mod lstm;
 mod mask;
 mod math;
 mod norm;
@@ -183,6 +185,19 @@ methods! {
     scale_features = norm::scale_features, (x: &[f32], factors: &[f32], n: usize, y: &mut [f32]);
     /// `dots[row] = sum over the features of a * b`.
     dots = norm::dots, (a: &[f32], b: &[f32], n: usize, dots: &mut [f32]);
+    /// One step of an LSTM cell. `record` holds four tiles of `n` gates, which are activated, and room for a fifth, the
+    /// cell state before the step; `cell` and `hidden` move on. Rows that are not live become zero.
+    lstm_forward = lstm::lstm_forward,
+        (record: &mut [f32], n: usize, live: &[f32], cell: &mut [f32], hidden: &mut [f32]);
+    /// The same step back, from the gradients of the hidden state `(d_output, d_hidden)`, which are added, the first for
+    /// live rows only: the gradients of the gates before activation, and in `d_cell` that of the cell before the step.
+    lstm_backward = lstm::lstm_backward,
+        (record: &[f32], n: usize, live: &[f32], d_states: (&[f32], &[f32]), d_cell: &mut [f32], d_gates: &mut [f32]);
+    /// Copies the live ones of [`ROWS`] rows of `width` numbers from rows `stride` apart to rows `to_stride` apart.
+    copy_rows = tile::copy_rows,
+        (rows: &[f32], stride: usize, width: usize, live: &[f32], to: &mut [f32], to_stride: usize);
+    /// Asks the memory for `n_rows` rows, `stride` apart, that will be needed soon.
+    prefetch_rows = tile::prefetch_rows, (rows: &[f32], stride: usize, n_rows: usize, width: usize);
     /// Dropout factors of a tile of `width` features.
     mask = mask::mask, (mask: MaskTile, width: usize, tile: &mut [f32]);
     /// `y += x`.

@@ -94,6 +94,83 @@ fn products_are_those_of_matrices() {
 }
 
 #[test]
+fn live_rows_are_copied_and_others_left_alone() {
+    for (width, stride, to_stride) in [(1, 1, 3), (16, 40, 16), (21, 21, 33)] {
+        // The last rows do not even exist.
+        let rows = noise("rows", 29 * stride + width);
+        let live: Vec<f32> = (0..ROWS).map(|row| f32::from(u8::from(row < 30 && row % 3 > 0))).collect();
+        let copied = same("copy_rows", |simd| {
+            let mut to = vec![7.0; ROWS * to_stride];
+            simd.copy_rows(&rows, stride, width, &live, &mut to, to_stride);
+            simd.prefetch_rows(&rows, stride, 30, width);
+            to
+        });
+        for (at, &value) in copied.iter().enumerate() {
+            let (row, i) = (at / to_stride, at % to_stride);
+            let expected = if live[row] > 0.0 && i < width { rows[row * stride + i] } else { 7.0 };
+            assert_eq!(value, expected, "row {row}, number {i}");
+        }
+    }
+}
+
+/// The states after a step in plain numbers: gates (input, forget, fresh, output) and the cell before.
+fn lstm_step(gates: [f64; 4], before: f64) -> (f64, f64) {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let cell = sigmoid(gates[1]) * before + sigmoid(gates[0]) * gates[2].tanh();
+    (cell, sigmoid(gates[3]) * cell.tanh())
+}
+
+#[test]
+fn a_step_of_an_lstm_goes_forward_and_back() {
+    for n in [1, 5, 16] {
+        let tile = n * ROWS;
+        let (gates, before) = (noise("gates", 4 * tile), noise("cell", tile));
+        let slopes: Vec<Vec<f32>> = ["output", "hidden", "cell"].map(|name| noise(name, tile)).into();
+        let live: Vec<f32> = (0..ROWS).map(|row| f32::from(u8::from(row % 5 != 2))).collect();
+        // Behind a dead row anything may stand.
+        let dead = |at: usize| live[at % ROWS] == 0.0;
+        let broken = |values: &[f32]| -> Vec<f32> {
+            values.iter().enumerate().map(|(at, &v)| if dead(at) { f32::NAN } else { v }).collect()
+        };
+        let found = same("lstm", |simd| {
+            let mut record = broken(&gates);
+            record.resize(5 * tile, 7.0);
+            let (mut cell, mut hidden) = (broken(&before), vec![7.0; tile]);
+            simd.lstm_forward(&mut record, n, &live, &mut cell, &mut hidden);
+            let (mut d_cell, mut d_hidden) = (slopes[2].clone(), slopes[1].clone());
+            for at in (0..tile).filter(|&at| dead(at)) {
+                (d_cell[at], d_hidden[at]) = (0.0, 0.0);
+            }
+            let mut d_gates = vec![7.0; 4 * tile];
+            let d_states = (&*broken(&slopes[0]), &*d_hidden);
+            simd.lstm_backward(&record, n, &live, d_states, &mut d_cell, &mut d_gates);
+            [cell, hidden, d_cell, d_gates].concat()
+        });
+        let mut expected = vec![0.0; 7 * tile];
+        for at in (0..tile).filter(|&at| !dead(at)) {
+            let inputs = [0, 1, 2, 3].map(|gate| f64::from(gates[gate * tile + at]));
+            let cell_before = f64::from(before[at]);
+            let loss = |gates: [f64; 4], before: f64| {
+                let (cell, hidden) = lstm_step(gates, before);
+                cell * f64::from(slopes[2][at]) + hidden * f64::from(slopes[0][at] + slopes[1][at])
+            };
+            let slope = |shifted: &dyn Fn(f64) -> f64| (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+            (expected[at], expected[tile + at]) = lstm_step(inputs, cell_before);
+            expected[2 * tile + at] = slope(&|by| loss(inputs, cell_before + by));
+            for gate in 0..4 {
+                let shifted = |by| {
+                    let mut inputs = inputs;
+                    inputs[gate] += by;
+                    loss(inputs, cell_before)
+                };
+                expected[(3 + gate) * tile + at] = slope(&shifted);
+            }
+        }
+        assert_near(&found, &expected, 2e-6, "lstm");
+    }
+}
+
+#[test]
 fn outer_products_and_sums_run_over_the_rows() {
     for (n_out, n_in, stride) in [(1, 1, 1), (16, 16, 16), (64, 16, 20), (22, 21, 21), (13, 40, 48)] {
         let (dy, x) = (noise("dy", n_out * ROWS), noise("x", ROWS * stride));
@@ -237,6 +314,12 @@ fn exponentials_are_accurate_to_a_few_roundings() {
         check("sigmoid", &|x| 1.0 / (1.0 + (-x).exp()), &|x| first(math::sigmoid(Portable::splat(x))));
         check("pair", &|x| 1.0 / (1.0 + (-x).exp()), &|x| {
             first(math::sigmoid_pair(Portable::splat(0.5), Portable::splat(x)).1)
+        });
+        check("pair's sigmoid", &|x| 1.0 / (1.0 + (-x).exp()), &|x| {
+            first(math::sigmoid_and_tanh(Portable::splat(x), Portable::splat(0.5)).0)
+        });
+        check("pair's tanh", &f64::tanh, &|x| {
+            first(math::sigmoid_and_tanh(Portable::splat(-0.5), Portable::splat(x)).1)
         });
     }
 }

@@ -79,3 +79,44 @@ pub(super) unsafe fn store_rows<L: Lanes>(
         }
     }
 }
+
+/// Copies the live ones (where `live` is positive) of [`ROWS`] rows of `width` numbers from rows `stride` apart to rows
+/// `to_stride` apart. Rows that are not live need not exist.
+#[inline(always)]
+pub(super) unsafe fn copy_rows<L: Lanes>(
+    rows: &[f32],
+    stride: usize,
+    width: usize,
+    live: &[f32],
+    to: &mut [f32],
+    to_stride: usize,
+) {
+    for (row, &live) in live[..ROWS].iter().enumerate() {
+        if live > 0.0 {
+            assert!(row * stride + width <= rows.len() && row * to_stride + width <= to.len());
+            for from in (0..width).step_by(LANES) {
+                let n = (width - from).min(LANES);
+                // SAFETY: `from + n <= width`, which the assertion keeps inside both slices.
+                unsafe {
+                    let values = L::load_first(rows.as_ptr().add(row * stride + from), n);
+                    values.store_first(to.as_mut_ptr().add(row * to_stride + from), n);
+                }
+            }
+        }
+    }
+}
+
+/// Asks the memory for rows that will be needed soon. Rows far apart are a pattern that processors do not see
+/// themselves; where there is no such instruction nothing happens.
+#[inline(always)]
+pub(super) unsafe fn prefetch_rows<L: Lanes>(rows: &[f32], stride: usize, n_rows: usize, width: usize) {
+    assert!(n_rows <= ROWS && (n_rows == 0 || (n_rows - 1) * stride + width <= rows.len()));
+    #[cfg(target_arch = "x86_64")]
+    for row in 0..n_rows {
+        for from in (0..width).step_by(LANES) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: a prefetch reads nothing, and the address lies inside the slice.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(rows.as_ptr().add(row * stride + from).cast()) };
+        }
+    }
+}
