@@ -10,7 +10,7 @@ use super::text;
 use crate::error::{Exit, HintExt, Refusal};
 use crate::registry::Registry;
 use crate::site::Site;
-use crate::train::{self, IfChanged, Start, TrainOutcome, TrainRequest};
+use crate::train::{self, IfChanged, Start, TargetLoss, TrainOutcome, TrainRequest, archive};
 use crate::window::{self, Window};
 
 #[derive(Args)]
@@ -22,11 +22,11 @@ pub struct TrainArgs {
     /// Continue the lineage: finish an unfinished epoch, or add epochs (this is the default)
     #[arg(long)]
     resume: bool,
-    /// Begin a new lineage; the old one stays as checkpoints/previous
+    /// Begin a new lineage; the old one's models stay, and its state in checkpoints/lineages/
     #[arg(long)]
     fresh: bool,
-    /// Continue from this model's weights: an id, `champion` or `previous`
-    #[arg(long, value_name = "MODEL")]
+    /// Continue from this model's weights (an id, `champion` or `previous`), or from a lineage that was left
+    #[arg(long, value_name = "MODEL|LINEAGE")]
     from: Option<String>,
     /// Train on this window [default: the one built last]
     #[arg(long, value_name = "ID")]
@@ -48,6 +48,9 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Exit> {
     let _lock = site.lock("train", now, args.wait.duration())?;
     let window = chosen_window(&site, args.window.as_deref())?;
     let start = match &args.from {
+        Some(text) if text.starts_with(archive::PREFIX) => {
+            Start::From(archive::find(&site.checkpoints_dir(), text)?)
+        }
         Some(text) => {
             let registry = Registry::open(&site);
             Start::From(registry.model_dir(&registry.resolve(text)?))
@@ -84,8 +87,8 @@ fn render(outcome: &TrainOutcome) -> String {
     let record = &outcome.record;
     let partial =
         record.partial_epoch.map(|share| format!(" and {:.0} % of one", share * 100.0)).unwrap_or_default();
-    format!(
-        "{}: {} epoch(s){partial} more, {} in all; train loss {}; {} steps, {:.0} samples/s, {:.0} s\n{}",
+    let line = format!(
+        "{}: {} epoch(s){partial} more, {} in all; train loss {}; {} steps, {:.0} samples/s, {:.0} s",
         outcome.model_id,
         record.epochs_run,
         record.total_epochs,
@@ -93,6 +96,30 @@ fn render(outcome: &TrainOutcome) -> String {
         record.optimizer_steps,
         record.samples_per_s,
         record.duration_secs,
-        outcome.model_dir.display(),
-    )
+    );
+    let stale = match record.stale_scales.n_series {
+        0 => String::new(),
+        n => format!("{n} series have left their scales; `tftctl train --fresh` fits them anew\n"),
+    };
+    let dir = outcome.model_dir.display();
+    if record.targets.is_empty() {
+        return format!("{line}\n{stale}{dir}");
+    }
+    format!("{line}\n\n{}\n{stale}{dir}", targets_table(&record.targets))
+}
+
+/// The last epoch's loss of each target: scaled, and in its own unit.
+fn targets_table(targets: &[TargetLoss]) -> String {
+    let header = ["target", "weight", "scaled loss", "own loss", "unit", "points"];
+    let rows = targets.iter().map(|target| {
+        vec![
+            target.name.clone(),
+            text::number(Some(target.weight)),
+            text::number(Some(target.loss_scaled)),
+            text::number(Some(target.loss_own_unit)),
+            target.unit.clone(),
+            text::count(target.n_points),
+        ]
+    });
+    text::table(&header, rows)
 }

@@ -7,6 +7,8 @@ use super::device::DeviceArgs;
 use super::train::chosen_window;
 use super::{probe, text};
 use crate::error::Exit;
+use crate::evaluate::Scores;
+use crate::model_manifest::ModelManifest;
 use crate::registry::{By, Registry};
 use crate::validate::{Check, Sitting, Verdict, sit};
 
@@ -32,6 +34,8 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<Exit> {
     // It writes a verdict and perhaps an audit line, against the champion of this very moment.
     let _lock = site.lock("validate", now, args.wait.duration())?;
     let model = registry.resolve(&args.model)?;
+    // Said before a window is asked for: no window makes such a model fit for an exam.
+    ModelManifest::read(&registry.model_dir(&model))?.ensure_has_preprocessing()?;
     let window = chosen_window(&site, args.window.as_deref())?;
     let sitting =
         Sitting { model: &model, window: &window, device: &device, by: By::Operator, probe: &probe::probe };
@@ -40,8 +44,17 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<Exit> {
     Ok(verdict.outcome.exit())
 }
 
-/// The verdict for people: losses side by side, then every check.
+/// The verdict for people: scaled losses side by side, then in the targets' own units, then every check.
 pub(super) fn render(verdict: &Verdict) -> String {
+    let losses = losses_table(verdict);
+    let own = own_units_table(verdict);
+    let checks: String =
+        verdict.checks.iter().map(|check| format!("  {:<9} {}\n", word(check), check.explain)).collect();
+    format!("{}\n\n{losses}\n{own}\n{checks}", verdict.in_a_line())
+}
+
+/// One row per forecaster; losses divided by each series' day-to-day change.
+fn losses_table(verdict: &Verdict) -> String {
     let rows = verdict.scores.iter().map(|scores| {
         let targets = scores.targets.iter().map(|target| text::number(Some(target.slice.loss)));
         let mut row =
@@ -49,15 +62,32 @@ pub(super) fn render(verdict: &Verdict) -> String {
         row.extend(targets);
         row
     });
-    let mut header = vec!["forecaster".to_owned(), "loss".into(), "P10-P90".into()];
-    if let Some(scores) = verdict.scores.first() {
-        header.extend(scores.targets.iter().map(|target| target.slice.name.clone()));
-    }
-    let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let losses = text::table(&header, rows);
-    let checks: String =
-        verdict.checks.iter().map(|check| format!("  {:<9} {}\n", word(check), check.explain)).collect();
-    format!("{}\n\n{losses}\n{checks}", verdict.in_a_line())
+    let mut header = vec!["forecaster", "loss", "P10-P90"];
+    header.extend(target_names(verdict));
+    text::table(&header, rows)
+}
+
+/// One row per target: quantile losses in its own unit, and the absolute error of the first forecaster's median.
+/// Nothing where nobody was scored.
+fn own_units_table(verdict: &Verdict) -> String {
+    let Some(first) = verdict.scores.first() else { return String::new() };
+    let error = format!("MAE of {}", first.forecaster);
+    let mut header = vec!["in own units", "unit"];
+    header.extend(verdict.scores.iter().map(|scores| scores.forecaster.as_str()));
+    header.push(&error);
+    let rows = first.targets.iter().enumerate().map(|(at, target)| {
+        let of = |scores: &Scores| scores.targets.get(at).map(|target| target.quantile_loss);
+        let mut row = vec![target.slice.name.clone(), target.unit.clone()];
+        row.extend(verdict.scores.iter().map(|scores| text::number(of(scores))));
+        row.push(text::number(Some(target.mae)));
+        row
+    });
+    text::table(&header, rows)
+}
+
+fn target_names(verdict: &Verdict) -> Vec<&str> {
+    let first = verdict.scores.first();
+    first.into_iter().flat_map(|scores| &scores.targets).map(|target| target.slice.name.as_str()).collect()
 }
 
 fn word(check: &Check) -> &'static str {

@@ -243,6 +243,24 @@ mod tests {
     }
 
     #[test]
+    fn target_weights_are_relative_and_belong_to_the_digest() {
+        let text = "[model]\ntargets = [\"cpu_user_pct\", \"mem_used_pct\", \"load_average\"]\n";
+        let weights = |more: &str| {
+            let config = Config::parse(&format!("{text}{more}"), &[]).unwrap().config;
+            (config.model.target_weights_of(&config.model.targets), config.learning_digest())
+        };
+        let (plain, digest) = weights("");
+        assert_eq!(plain, [1.0; 3]);
+        let (stated, other_digest) = weights("target_weights = { mem_used_pct = 4 }");
+        assert_eq!(stated, [0.5, 2.0, 0.5]);
+        assert_ne!(other_digest, digest);
+        assert_eq!(weights("[model.target_weights]\nmem_used_pct = 4").0, stated);
+        let by_env = [("TFTCTL_MODEL__TARGET_WEIGHTS".to_owned(), "{ mem_used_pct = 4 }".to_owned())];
+        let config = Config::parse(text, &by_env).unwrap().config;
+        assert_eq!(config.model.target_weights_of(&config.model.targets), stated);
+    }
+
+    #[test]
     fn keeping_everything_for_ever_can_be_asked_for() {
         let config = Config::parse("data_retention_days = 99999999", &[]).unwrap().config;
         assert_eq!(config.data_retention_days, 99_999_999);
@@ -259,6 +277,12 @@ mod tests {
         refused("training_time = \"25:00\"", &[], "not a time");
         refused("timezone = \"Mars/Olympus\"", &[], "timezone");
         refused("[model]\ntargets = [\"nope\"]", &[], "`nope`");
+        let weights = |text: &str| format!("[model]\ntarget_weights = {{ {text} }}");
+        refused(&weights("cpu_usr_pct = 2"), &[], "none of model.targets; did you mean `cpu_user_pct`?");
+        refused(&weights("net_in_mb_s = 2"), &[], "`net_in_mb_s`, which is none of model.targets");
+        refused(&weights("cpu_user_pct = 0"), &[], "model.target_weights.cpu_user_pct must be at least");
+        refused(&weights("cpu_user_pct = nan"), &[], "at most 1000");
+        refused(&weights("cpu_user_pct = \"much\""), &[], "f64");
         refused("[model]\nquantiles = [0.5, 0.1]", &[], "ascending");
         refused("data_retention_days = 3", &[], "data_retention_days");
         refused("max_training_duration_hours = inf", &[], "at most 8760");
@@ -267,6 +291,8 @@ mod tests {
         refused("[model]\nhorizon = 9000000000", &[], "at most 100000");
         refused("[window]\nholdout_hours = 4000000000", &[], "window.holdout_hours");
         refused("[training]\nlearning_rate = inf", &[], "training.learning_rate");
+        refused("[training]\nema_decay = 1.0", &[], "training.ema_decay");
+        refused("[training]\nema_decay = -0.1", &[], "training.ema_decay");
         refused("[notify]\ntimeout_secs = 9000000000", &[], "notify.timeout_secs");
         refused("[[metric]]\nname = \"records\"", &[], "`records` cannot be");
         refused("slack_webhook = \"https://hooks.example/secret\"", &[], "env:NAME");

@@ -1,8 +1,11 @@
 //! The tables of the config file, each with its defaults and its own check.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::layers::nearest;
 use crate::error::Refusal;
 use crate::schema::Schema;
 
@@ -10,6 +13,7 @@ use crate::schema::Schema;
 const MAX_STEPS: usize = 100_000;
 const MAX_SIZE: usize = 16_384;
 const MAX_BATCH: usize = 1_000_000;
+const WEIGHTS: std::ops::RangeInclusive<f64> = 1e-3..=1e3;
 const MAX_HOLDOUT_HOURS: u32 = 24 * super::MAX_WINDOW_DAYS;
 const DAY_SECS: u64 = 86_400;
 const YEAR_SECS: u64 = 366 * DAY_SECS;
@@ -98,6 +102,8 @@ pub struct ModelConfig {
     pub attention_heads: usize,
     pub lstm_layers: usize,
     pub dropout: f64,
+    /// How much each target counts in the training loss; 1 where nothing is said. Only their ratios matter.
+    pub target_weights: BTreeMap<String, f64>,
 }
 
 impl Default for ModelConfig {
@@ -112,11 +118,20 @@ impl Default for ModelConfig {
             attention_heads: 8,
             lstm_layers: 1,
             dropout: 0.1,
+            target_weights: BTreeMap::new(),
         }
     }
 }
 
 impl ModelConfig {
+    /// The weights of `targets` in their order, scaled to a mean of 1, so that the size of the loss does not depend on
+    /// how they were written.
+    pub fn target_weights_of(&self, targets: &[String]) -> Vec<f64> {
+        let stated = |name: &String| self.target_weights.get(name).copied().unwrap_or(1.0);
+        let sum: f64 = targets.iter().map(stated).sum();
+        targets.iter().map(|name| stated(name) * targets.len() as f64 / sum).collect()
+    }
+
     pub(super) fn ensure_valid(&self, schema: &Schema) -> Result<()> {
         require(!self.targets.is_empty(), || "model.targets is empty".into())?;
         for target in &self.targets {
@@ -141,7 +156,22 @@ impl ModelConfig {
         require(self.attention_heads <= self.hidden_size, || {
             "model.attention_heads exceeds model.hidden_size".into()
         })?;
-        require((0.0..1.0).contains(&self.dropout), || "model.dropout is a probability below 1".into())
+        require((0.0..1.0).contains(&self.dropout), || "model.dropout is a probability below 1".into())?;
+        self.ensure_valid_weights()
+    }
+
+    fn ensure_valid_weights(&self) -> Result<()> {
+        for (name, weight) in &self.target_weights {
+            require(self.targets.contains(name), || {
+                let near = nearest(name, self.targets.iter().map(String::as_str));
+                let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                format!("model.target_weights names `{name}`, which is none of model.targets{hint}")
+            })?;
+            require(WEIGHTS.contains(weight), || {
+                format!("model.target_weights.{name} must be at least 0.001 and at most 1000")
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -157,7 +187,10 @@ pub struct TrainingConfig {
     pub gradient_clip: f64,
     /// Samples drawn (without replacement, anew each epoch) for one epoch; 0 takes all.
     pub samples_per_epoch: usize,
-    /// Seconds between two checkpoints inside an epoch.
+    /// Share of the mean of the weights that each step keeps, such as 0.999; the mean is what is served. 0: no mean,
+    /// the weights themselves are served.
+    pub ema_decay: f64,
+    /// Seconds between two checkpoints inside an epoch; 0 writes one after every batch.
     pub checkpoint_secs: u64,
     pub seed: u64,
 }
@@ -170,6 +203,7 @@ impl Default for TrainingConfig {
             weight_decay: 1e-4,
             gradient_clip: 1.0,
             samples_per_epoch: 0,
+            ema_decay: 0.0,
             checkpoint_secs: 300,
             seed: 42,
         }
@@ -185,6 +219,9 @@ impl TrainingConfig {
         require(positive, || "training.learning_rate and training.gradient_clip must be positive".into())?;
         require(self.learning_rate.is_finite() && self.weight_decay.is_finite(), || {
             "training.learning_rate and training.weight_decay must be finite".into()
+        })?;
+        require((0.0..1.0).contains(&self.ema_decay), || {
+            "training.ema_decay is a share below 1, such as 0.999; 0 switches it off".into()
         })?;
         require(self.checkpoint_secs <= YEAR_SECS, || {
             format!("training.checkpoint_secs must be at most {YEAR_SECS}, a year")
@@ -275,6 +312,8 @@ impl NotifyConfig {
 pub struct RetentionConfig {
     /// Models kept besides the champion and its predecessors.
     pub models: usize,
+    /// Training states kept of lineages that were left (`train --fresh`), at least one.
+    pub lineages: usize,
     pub windows_days: u32,
     pub forecasts_days: u32,
     pub logs_days: u32,
@@ -282,6 +321,6 @@ pub struct RetentionConfig {
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { models: 30, windows_days: 7, forecasts_days: 60, logs_days: 365 }
+        Self { models: 30, lineages: 3, windows_days: 7, forecasts_days: 60, logs_days: 365 }
     }
 }

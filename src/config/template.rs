@@ -83,17 +83,17 @@ const SECTIONS: [(&str, &str); 7] = [
     ),
     (
         "model",
-        "The network: metrics to forecast, past steps seen, future steps forecast, quantile levels, sizes.\nChanging any of these starts a new lineage.",
+        "The network: metrics to forecast, past steps seen, future steps forecast, quantile levels, sizes.\nChanging any of these starts a new lineage; dropout and target_weights may change within one.\ntarget_weights = { cpu_user_pct = 2 } makes a target count twice in the training loss; the others count 1.",
     ),
     (
         "training",
-        "samples_per_epoch = 0 takes every sample; checkpoint_secs is the time between two checkpoints\ninside an epoch.",
+        "samples_per_epoch = 0 takes every sample; checkpoint_secs is the time between two checkpoints\ninside an epoch (0: one after every batch). ema_decay above 0, such as 0.999, serves a running mean of\nthe weights.",
     ),
     ("validation", "Thresholds of the exam that every new model sits."),
     ("notify", "Who hears of a night: `command` gets each message as JSON on standard input."),
     (
         "retention",
-        "What is kept: models besides the champion and its predecessors, days of windows, forecasts, logs.",
+        "What is kept: models besides the champion and its predecessors, training states of lineages that were\nleft, days of windows, forecasts, logs.",
     ),
 ];
 
@@ -113,6 +113,9 @@ mod tests {
     fn the_template_reads_back_as_what_it_was_made_from() {
         let config = Config::default();
         assert_eq!(Config::parse(&render(&config), &[]).unwrap().config, config);
+        let mut weighted = config;
+        weighted.model.target_weights.insert("cpu_user_pct".into(), 2.5);
+        assert_eq!(Config::parse(&render(&weighted), &[]).unwrap().config, weighted);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Batch {
     pub targets: Vec<Tensor>,
     /// Per target `[B, H]`: 1 where truly observed, else 0.
     pub weights: Vec<Tensor>,
+    /// Per target `[B, 1]`: what one scaled unit is in the target's own unit, for each sample's server.
+    pub units: Vec<Tensor>,
 }
 
 /// One sample as it is read: key, codes and statistics.
@@ -73,7 +75,8 @@ impl Dataset {
             target_scale: self.unit_scale(keys.len(), device)?,
         };
         let (targets, weights) = self.truths(&samples, device)?;
-        Ok(Batch { input, targets, weights })
+        let units = self.units(&samples, device)?;
+        Ok(Batch { input, targets, weights, units })
     }
 
     fn sample(&self, key: SampleKey, is_stranger: bool) -> Result<Sample<'_>> {
@@ -217,6 +220,15 @@ impl Dataset {
             tensors.1.push(Tensor::from_vec(weights, shape, device)?);
         }
         Ok(tensors)
+    }
+
+    /// Per target `[B, 1]`: the scale each sample is seen through.
+    fn units(&self, samples: &[Sample<'_>], device: &Device) -> Result<Vec<Tensor>> {
+        let of_target = |metric: &usize| {
+            let scales: Vec<f32> = samples.iter().map(|sample| sample.stats.scale[*metric]).collect();
+            Ok(Tensor::from_vec(scales, (samples.len(), 1), device)?)
+        };
+        self.targets.iter().map(of_target).collect()
     }
 
     fn unit_scale(&self, n_samples: usize, device: &Device) -> Result<Vec<Tensor>> {

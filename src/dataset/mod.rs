@@ -1,7 +1,7 @@
 //! The one bridge: a grid goes in, tensors come out.
 //!
 //! [`Preprocessing`] is what a lineage knows of its data: [`vocabulary`] names the categories, [`scaler`] sizes
-//! the numbers, `columns` says which input column holds what. A [`Dataset`] puts a grid behind it and
+//! the numbers and [`drift`] notices when they no longer fit, `columns` says which input column holds what. A [`Dataset`] puts a grid behind it and
 //! answers which [`SampleKey`]s exist and what a [`Batch`] of them holds. The grid's values are never copied:
 //! they are scaled, filled and masked while a batch is gathered.
 //!
@@ -11,6 +11,8 @@
 pub mod batch;
 pub mod calendar_features;
 mod columns;
+pub mod drift;
+mod feeding;
 pub mod preprocessing;
 pub mod samples;
 pub mod scaler;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 
 pub use batch::Batch;
+pub use feeding::foreign_inputs;
 pub use preprocessing::Preprocessing;
 pub use samples::SampleKey;
 pub use scaler::Scaler;

@@ -232,7 +232,7 @@ fn has_train_sample(gaps: &Gaps, server: usize, split: &Split, model: &ModelConf
 }
 
 /// Moments of every metric of a server over the observed steps before `train_end`.
-fn observe(grid: &Grid, server: usize, metrics: &[usize], train_end: usize) -> Vec<Moments> {
+pub(super) fn observe(grid: &Grid, server: usize, metrics: &[usize], train_end: usize) -> Vec<Moments> {
     let mut values = Vec::with_capacity(train_end);
     let mut moments_of = |metric: usize| {
         values.clear();

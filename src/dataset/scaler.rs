@@ -2,7 +2,7 @@
 //!
 //! Fitted once per lineage and frozen: tonight's network must mean by `1.3` what last night's meant. Only what
 //! was never observed before (a new server, a metric that had no values) is fitted later, against the same
-//! fleet-wide floor. Servers without statistics of their own borrow their profile's, profiles the fleet's.
+//! fleet-wide floor; [`super::drift`] notices when a frozen scale no longer fits. Servers without statistics of their own borrow their profile's, profiles the fleet's.
 //!
 //! Mean and standard deviation are taken over the observed steps of the train part, with the most extreme
 //! thousandth moved inwards (one absurd reading must not flatten everything else). The scale is held above a
@@ -17,7 +17,7 @@ use crate::stats::{self, Moments};
 pub const SCALED_LIMIT: f32 = 50.0;
 
 /// Share of the fleet's typical spread below which no scale goes.
-const FLOOR_SHARE: f64 = 0.1;
+pub(super) const FLOOR_SHARE: f64 = 0.1;
 
 /// Share of the centre's magnitude below which no scale goes: float32 noise is not a signal.
 const RELATIVE_FLOOR: f64 = 1e-6;

@@ -1,5 +1,9 @@
 //! What the bridge promises, on small made-up grids.
 
+mod drift;
+mod leakage;
+mod scaler_properties;
+
 use candle_core::{Device, Tensor};
 
 use super::*;

@@ -25,7 +25,6 @@ pub mod lstm_fused;
 pub mod lstm_plain;
 mod lstm_tile;
 pub mod quantile_loss;
-pub mod quantile_loss_fused;
 pub mod random;
 pub mod resample;
 pub mod rows;

@@ -1,31 +1,33 @@
-//! The quantile (pinball) loss, plain and doubled: a fused operation for f32 on the CPU, and the composition of tensor
-//! operations elsewhere and as its oracle.
+//! The quantile (pinball) loss, plain and doubled.
 
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
 
-use super::host::is_host_f32;
-use super::quantile_loss_fused::quantile_loss_fused;
+/// What the summed costs are divided by, besides the number of quantiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DivideBy {
+    /// The number of valid steps: weights are not normalised, weights of 2 double the loss (pytorch-forecasting's
+    /// choice).
+    #[default]
+    ValidSteps,
+    /// The sum of the weights of the valid steps: weights of 1 and 0 give the mean over the steps that have a 1.
+    /// Where that sum is 0 the loss is 0, without a gradient.
+    Weights,
+}
 
 /// How a [`quantile_loss`] counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QuantileLossOptions<'a> {
     /// Twice the pinball loss, so that the median's share is the absolute error (pytorch-forecasting's choice).
     pub doubled: bool,
-    /// A factor per forecast step, `[B, H]`. Weights are not normalised: weights of 2 double the loss.
+    pub divide_by: DivideBy,
+    /// A factor per forecast step, `[B, H]`, not negative. `None`: 1 each.
     pub sample_weights: Option<&'a Tensor>,
     /// The valid steps of each sample; later ones count neither in the sum nor in the mean. `None`: all valid.
     pub lengths: Option<&'a [usize]>,
 }
 
-impl QuantileLossOptions<'_> {
-    /// What the mean is multiplied by.
-    pub(super) fn factor(&self) -> f64 {
-        if self.doubled { 2.0 } else { 1.0 }
-    }
-}
-
-/// Mean quantile (pinball) loss of a batch of forecasts over valid steps and quantiles.
+/// Mean quantile (pinball) loss of a batch of forecasts over quantiles and steps: the valid ones, or by weight.
 ///
 /// With error `e = target - forecast`, quantile `q` costs `max(q*e, (q-1)*e)`: at `q = 0.9` a forecast that is
 /// too low costs nine times one that is too high by the same amount, which is what pulls that output up to the
@@ -41,58 +43,36 @@ pub fn quantile_loss(
     quantiles: &[f64],
     options: &QuantileLossOptions,
 ) -> Result<Tensor> {
-    let others = [Some(target), options.sample_weights];
-    let can_fuse = others.into_iter().flatten().all(|other| is_host_f32(other) && !other.track_op());
-    let form = if is_host_f32(forecast) && can_fuse { quantile_loss_fused } else { quantile_loss_plain };
-    form(forecast, target, quantiles, options)
-}
-
-/// [`quantile_loss`] in tensor operations, on any device and in any precision; the target and the weights may have
-/// gradients as well.
-pub fn quantile_loss_plain(
-    forecast: &Tensor,
-    target: &Tensor,
-    quantiles: &[f64],
-    options: &QuantileLossOptions,
-) -> Result<Tensor> {
-    let n_valid = count_valid(forecast, target, quantiles, options)?;
+    let (batch, horizon, n_quantiles) = forecast.dims3()?;
+    let n_expected = quantiles.len();
+    ensure!(n_quantiles == n_expected, "{n_quantiles} quantile outputs, but {n_expected} quantiles");
+    ensure!(
+        target.dims() == [batch, horizon],
+        "targets {:?}, forecasts {:?}",
+        target.dims(),
+        forecast.dims()
+    );
     let costs = pinball(forecast, target, quantiles)?;
     let costs = match options.sample_weights {
         Some(weights) => costs.broadcast_mul(&weights.unsqueeze(D::Minus1)?)?,
         None => costs,
     };
-    let sum = sum_valid(&costs, n_valid, options.lengths)?;
-    Ok((sum * (options.factor() / (n_valid * quantiles.len()) as f64))?)
-}
-
-/// The number of valid steps.
-///
-/// - Errors: anything that does not fit together; no valid step at all.
-pub(super) fn count_valid(
-    forecast: &Tensor,
-    target: &Tensor,
-    quantiles: &[f64],
-    options: &QuantileLossOptions,
-) -> Result<usize> {
-    let (batch, horizon, n_quantiles) = forecast.dims3()?;
-    let n_expected = quantiles.len();
-    ensure!(n_quantiles == n_expected, "{n_quantiles} quantile outputs, but {n_expected} quantiles");
-    let (forecasts, targets) = (forecast.dims(), target.dims());
-    ensure!(targets == [batch, horizon], "targets {targets:?}, forecasts {forecasts:?}");
-    if let Some(weights) = options.sample_weights {
-        ensure!(weights.dims() == targets, "weights {:?}, targets {targets:?}", weights.dims());
-    }
-    let n_valid = match options.lengths {
-        None => batch * horizon,
-        Some(lengths) => {
-            ensure!(lengths.len() == batch, "{} decoder lengths for {batch} samples", lengths.len());
-            let fits = lengths.iter().all(|&length| length <= horizon);
-            ensure!(fits, "a decoder length exceeds the {horizon} steps");
-            lengths.iter().sum()
-        }
+    let valid = options.lengths.map(|lengths| Valid::new(lengths, &costs)).transpose()?;
+    let (sum, n_steps) = match &valid {
+        Some(valid) => (valid.keep(&costs)?.sum_all()?, valid.n_steps),
+        None => (costs.sum_all()?, batch * horizon),
     };
-    ensure!(n_valid > 0, "no step of the batch is valid");
-    Ok(n_valid)
+    let factor = if options.doubled { 2.0 } else { 1.0 } / n_quantiles as f64;
+    match (options.divide_by, options.sample_weights) {
+        (DivideBy::Weights, Some(weights)) => {
+            let weights = match &valid {
+                Some(valid) => valid.keep(&weights.unsqueeze(D::Minus1)?)?,
+                None => weights.clone(),
+            };
+            Ok(((sum * factor)? / sum_or_one(&weights)?)?)
+        }
+        _ => Ok((sum * (factor / n_steps as f64))?),
+    }
 }
 
 /// `[B, H, Q]`: the cost of each forecast.
@@ -104,17 +84,44 @@ fn pinball(forecast: &Tensor, target: &Tensor, quantiles: &[f64]) -> Result<Tens
     Ok(too_low.maximum(&too_high)?)
 }
 
-/// The sum over the steps that lie within their sample's length.
-fn sum_valid(costs: &Tensor, n_valid: usize, lengths: Option<&[usize]>) -> Result<Tensor> {
-    let (batch, horizon, _) = costs.dims3()?;
-    let Some(lengths) = lengths.filter(|_| n_valid < batch * horizon) else {
-        return Ok(costs.sum_all()?);
-    };
-    let valid = lengths.iter().flat_map(|&length| (0..horizon).map(move |step| u8::from(step < length)));
-    let valid = Tensor::from_vec(valid.collect(), (batch, horizon, 1), costs.device())?;
-    // Chosen, not multiplied: whatever stands at a padded step (NaN as well) stays out.
-    let costs = valid.broadcast_as(costs.shape())?.where_cond(costs, &costs.zeros_like()?)?;
-    Ok(costs.sum_all()?)
+/// The sum of `weights`, or 1 where that is 0: a divisor.
+fn sum_or_one(weights: &Tensor) -> Result<Tensor> {
+    let sum = weights.detach().sum_all()?;
+    Ok((&sum + sum.eq(0.0)?.to_dtype(sum.dtype())?)?)
+}
+
+/// The steps that lie within their sample's length.
+struct Valid {
+    /// `[B, H, 1]`, 1 or 0; none where all are valid.
+    mask: Option<Tensor>,
+    n_steps: usize,
+}
+
+impl Valid {
+    /// - Shapes: `costs [B, H, Q]`, `B` lengths.
+    fn new(lengths: &[usize], costs: &Tensor) -> Result<Self> {
+        let (batch, horizon, _) = costs.dims3()?;
+        ensure!(lengths.len() == batch, "{} decoder lengths for {batch} samples", lengths.len());
+        let fits = lengths.iter().all(|&length| length <= horizon);
+        ensure!(fits, "a decoder length exceeds the {horizon} steps");
+        let n_steps = lengths.iter().sum::<usize>();
+        ensure!(n_steps > 0, "no step of the batch is valid");
+        if n_steps == batch * horizon {
+            return Ok(Self { mask: None, n_steps });
+        }
+        let valid = lengths.iter().flat_map(|&length| (0..horizon).map(move |step| u8::from(step < length)));
+        let mask = Tensor::from_vec(valid.collect(), (batch, horizon, 1), costs.device())?;
+        Ok(Self { mask: Some(mask), n_steps })
+    }
+
+    /// `x [B, H, _]` with 0 at the steps that are not valid. Chosen, not multiplied: whatever stands at a padded
+    /// step (NaN as well) stays out.
+    fn keep(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.mask {
+            Some(mask) => Ok(mask.broadcast_as(x.shape())?.where_cond(x, &x.zeros_like()?)?),
+            None => Ok(x.clone()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -122,10 +129,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::ops::check::{assert_close, assert_gradients, noise, values};
-
-    type Form = fn(&Tensor, &Tensor, &[f64], &QuantileLossOptions) -> Result<Tensor>;
-    const FORMS: [Form; 2] = [quantile_loss_plain, quantile_loss_fused];
+    use crate::ops::check::{assert_close, assert_gradients, noise};
 
     fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
         Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap()
@@ -136,10 +140,8 @@ mod tests {
         // Two samples of two steps, quantiles 0.1 and 0.5. Costs by hand: errors 1, -1 | 2, 0 || 0, 3 | -4, -2.
         let forecast = tensor(&[0.0, 2.0, 1.0, 3.0, 5.0, 2.0, 14.0, 12.0], &[2, 2, 2]);
         let target = tensor(&[1.0, 3.0, 5.0, 10.0], &[2, 2]);
-        for form in FORMS {
-            let loss = form(&forecast, &target, &[0.1, 0.5], options).unwrap();
-            assert_close(&[loss.to_scalar::<f32>().unwrap()], &[expected], 1e-6);
-        }
+        let loss = quantile_loss(&forecast, &target, &[0.1, 0.5], options).unwrap();
+        assert_close(&[loss.to_scalar::<f32>().unwrap()], &[expected], 1e-6);
     }
 
     #[test]
@@ -151,7 +153,16 @@ mod tests {
         case(&QuantileLossOptions { lengths: Some(&[2, 1]), ..plain }, 2.3 / 6.0);
         case(&QuantileLossOptions { lengths: Some(&[2, 2]), ..plain }, 6.9 / 8.0);
         let weights = tensor(&[2.0, 1.0, 0.0, 0.5], &[2, 2]);
-        case(&QuantileLossOptions { sample_weights: Some(&weights), ..plain }, 3.7 / 8.0);
+        let weighted = QuantileLossOptions { sample_weights: Some(&weights), ..plain };
+        case(&weighted, 3.7 / 8.0);
+        let by_weights = QuantileLossOptions { divide_by: DivideBy::Weights, ..weighted };
+        case(&by_weights, 3.7 / (2.0 * 3.5));
+        case(&QuantileLossOptions { doubled: true, ..by_weights }, 3.7 / 3.5);
+        case(&QuantileLossOptions { lengths: Some(&[2, 1]), ..by_weights }, 1.4 / (2.0 * 3.0));
+        // Without weights there is nothing else to divide by than the steps.
+        case(&QuantileLossOptions { divide_by: DivideBy::Weights, ..plain }, 6.9 / 8.0);
+        let nothing = tensor(&[0.0; 4], &[2, 2]);
+        case(&QuantileLossOptions { sample_weights: Some(&nothing), ..by_weights }, 0.0);
     }
 
     #[test]
@@ -159,51 +170,8 @@ mod tests {
         let target = tensor(&[1.0, f32::NAN], &[1, 2]);
         let forecast = Var::from_tensor(&tensor(&[0.5, f32::INFINITY], &[1, 2, 1])).unwrap();
         let options = QuantileLossOptions { lengths: Some(&[1]), ..Default::default() };
-        for form in FORMS {
-            let loss = form(&forecast, &target, &[0.5], &options).unwrap();
-            assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.25);
-            let broken = form(&forecast, &target, &[0.5], &QuantileLossOptions::default()).unwrap();
-            assert!(!broken.to_scalar::<f32>().unwrap().is_finite());
-        }
-        let loss = quantile_loss_fused(&forecast, &target, &[0.5], &options).unwrap();
-        assert_eq!(values(loss.backward().unwrap().get(&forecast).unwrap()), [-0.5, 0.0]);
-    }
-
-    #[test]
-    fn the_fused_form_equals_the_plain_one_in_value_and_gradient() {
-        for (batch, horizon, n_quantiles) in [(1, 1, 1), (3, 17, 5), (64, 96, 3), (5, 33, 16)] {
-            let quantiles: Vec<f64> =
-                (1..=n_quantiles).map(|i| i as f64 / (n_quantiles + 1) as f64).collect();
-            let target = noise("target", &[batch, horizon]);
-            let weights = noise("weights", &[batch, horizon]).abs().unwrap();
-            let lengths: Vec<usize> = (0..batch).map(|i| horizon - i % horizon).collect();
-            // Some forecasts hit their target exactly: both sides of the kink count there.
-            let hits = (target.unsqueeze(D::Minus1).unwrap().gt(1.0).unwrap(), [batch, horizon, n_quantiles]);
-            let exact = target.unsqueeze(D::Minus1).unwrap().broadcast_as(&hits.1).unwrap();
-            let forecast = hits.0.broadcast_as(&hits.1).unwrap().where_cond(&exact, &noise("f", &hits.1));
-            let forecast = Var::from_tensor(&forecast.unwrap()).unwrap();
-            for (sample_weights, lengths) in [(None, None), (Some(&weights), Some(&*lengths))] {
-                let options = QuantileLossOptions { doubled: true, sample_weights, lengths };
-                let run = |form: Form| {
-                    let loss = form(&forecast, &target, &quantiles, &options).unwrap();
-                    // The gradient that comes in is not 1.
-                    let grads = (&loss * 3.0).unwrap().backward().unwrap();
-                    (loss.to_scalar::<f32>().unwrap(), values(grads.get(&forecast).unwrap()))
-                };
-                let (plain, fused) = (run(quantile_loss_plain), run(quantile_loss_fused));
-                assert_close(&[fused.0], &[plain.0], 2e-6 * plain.0.abs().max(1.0));
-                let largest = plain.1.iter().fold(0f32, |m, v| m.max(v.abs()));
-                assert_close(&fused.1, &plain.1, 1e-6 * largest);
-            }
-        }
-    }
-
-    #[test]
-    fn a_target_that_is_trained_has_its_gradient() {
-        let (forecast, target) = (tensor(&[0.0, 2.0], &[1, 2, 1]), tensor(&[1.0, 1.0], &[1, 2]));
-        let target = Var::from_tensor(&target).unwrap();
-        let loss = quantile_loss(&forecast, &target, &[0.1], &QuantileLossOptions::default()).unwrap();
-        assert_close(&values(loss.backward().unwrap().get(&target).unwrap()), &[0.05, -0.45], 1e-6);
+        let loss = quantile_loss(&forecast, &target, &[0.5], &options).unwrap();
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.25);
     }
 
     #[test]
@@ -212,9 +180,6 @@ mod tests {
         let options = QuantileLossOptions::default();
         assert!(quantile_loss(&forecast, &target, &[0.5], &options).is_err());
         assert!(quantile_loss(&forecast, &noise("t", &[3, 2]), &[0.1, 0.5], &options).is_err());
-        let turned = noise("w", &[3, 2]);
-        let misfit = QuantileLossOptions { sample_weights: Some(&turned), ..options };
-        assert!(quantile_loss(&forecast, &target, &[0.1, 0.5], &misfit).is_err());
         for lengths in [&[0usize, 0][..], &[4, 1], &[1], &[3]] {
             let options = QuantileLossOptions { lengths: Some(lengths), ..options };
             assert!(quantile_loss(&forecast, &target, &[0.1, 0.5], &options).is_err(), "{lengths:?}");
@@ -226,11 +191,12 @@ mod tests {
         let vars = [Var::from_tensor(&noise("forecast", &[2, 3, 3])).unwrap()];
         let (target, weights) = (noise("target", &[2, 3]), noise("weights", &[2, 3]).abs().unwrap());
         let lengths = [3, 2];
-        let options =
-            QuantileLossOptions { doubled: true, sample_weights: Some(&weights), lengths: Some(&lengths) };
-        for form in FORMS {
+        for divide_by in [DivideBy::ValidSteps, DivideBy::Weights] {
+            let sample_weights = Some(&weights);
+            let options =
+                QuantileLossOptions { doubled: true, divide_by, sample_weights, lengths: Some(&lengths) };
             assert_gradients(&vars, 2e-3, || {
-                form(&vars[0], &target, &[0.1, 0.5, 0.9], &options).map_err(candle_core::Error::msg)
+                quantile_loss(&vars[0], &target, &[0.1, 0.5, 0.9], &options).map_err(candle_core::Error::msg)
             });
         }
     }

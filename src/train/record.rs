@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::tally::TargetLoss;
+use crate::dataset::drift::StaleScales;
 use crate::fsx;
 use crate::model_manifest::TRAINING_FILE;
 
@@ -36,6 +38,9 @@ pub struct TrainRecord {
     pub total_epochs: u64,
     pub total_steps: u64,
     pub total_batches: u64,
+    /// Steps behind the mean that the weights are ([`super::ema`]); 0: they are the trained ones themselves.
+    #[serde(default)]
+    pub ema_steps: u64,
     /// Whole epochs of this run.
     pub epochs_run: u32,
     /// Optimizer steps of this run.
@@ -44,10 +49,16 @@ pub struct TrainRecord {
     pub skipped_steps: u64,
     /// Share of the last epoch that was trained, where time ran out in it.
     pub partial_epoch: Option<f64>,
-    /// Mean training loss (pinball, scaled units, mean over targets) of each epoch; the partial one last.
+    /// Mean training loss (pinball, scaled units, weighted mean over targets) of each epoch; the partial one last.
     pub losses: Vec<f64>,
     /// The last of `losses`.
     pub loss_train: f64,
+    /// Each target's part in the last epoch, scaled and in its own unit; empty where an older program trained it.
+    #[serde(default)]
+    pub targets: Vec<TargetLoss>,
+    /// Series that had left the lineage's frozen scales when the run began.
+    #[serde(default)]
+    pub stale_scales: StaleScales,
     /// Samples in one epoch.
     pub n_samples: u64,
     /// Servers that joined the vocabulary in this run.

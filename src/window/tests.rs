@@ -281,6 +281,15 @@ fn holes_are_measured_and_a_missing_day_is_told() {
     assert!(quality.servers[0].n_train_samples > quality.servers[1].n_train_samples);
     assert_eq!((quality.days.len(), quality.days[2].n_raw_rows), (6, 0));
     assert!(rules(&window).contains(&("2024-01-03", "day_completeness")));
+    // A row's place in the grid is its time, however many rows are missing before it.
+    let grid = window.read_grid().unwrap();
+    for (server, step) in [(0, 600), (1, 99), (1, 110), (1, 900)] {
+        let is_lost = (576..864).contains(&step);
+        let value = 50.0 + ((grid.time_ms(step) / STEP_MS) % 40) as f32;
+        assert!(grid.row(server, step).iter().all(|found| found.is_nan() == is_lost));
+        assert!(is_lost || grid.row(server, step) == [value; 2], "server {server}, step {step}");
+    }
+    assert!((100..110).all(|step| grid.row(1, step).iter().all(|value| value.is_nan())));
 }
 
 #[test]

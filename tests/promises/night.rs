@@ -33,11 +33,25 @@ fn the_commands_work_by_hand_in_order() {
     let trained = story.run("train --epochs 1 --resume --json").exit(0).json();
     assert!(trained["optimizer_steps"].as_u64().unwrap() > 0, "{trained}");
     assert_eq!(trained["total_epochs"], 1);
+    for target in trained["targets"].as_array().unwrap() {
+        assert!(target["loss_scaled"].as_f64().unwrap() > 0.0, "{target}");
+        assert!(target["loss_own_unit"].as_f64().unwrap() > target["loss_scaled"].as_f64().unwrap());
+        assert_eq!(target["unit"], "%");
+    }
     let validated = story.run("validate --json");
     assert!([Some(0), Some(3)].contains(&validated.code), "{}", validated.stderr);
     let verdict = validated.json();
     assert!(verdict["loss"].as_f64().unwrap() > 0.0);
     assert!(verdict["persistence_loss"].as_f64().unwrap() > 0.0);
+    for scores in verdict["scores"].as_array().unwrap() {
+        let target = &scores["targets"][0];
+        assert!(
+            target["slice"]["loss"].as_f64().unwrap() > 0.0
+                && target["quantile_loss"].as_f64().unwrap() > 0.0
+        );
+    }
+    let shown = story.run("validate").exit(validated.code.unwrap()).stdout("P10-P90").stdout("in own units");
+    assert!(shown.stdout.contains("MAE of challenger"), "{}", shown.stdout);
     if validated.code == Some(3) {
         story.run("promote").exit(3);
         story.run("promote --force --reason testing").exit(0);
