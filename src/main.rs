@@ -12,13 +12,13 @@ fn main() -> ExitCode {
     ExitCode::from(tftctl::cli::run(std::env::args_os()).code())
 }
 
-/// Lets the tensor library compute on one thread unless the user says otherwise with `RAYON_NUM_THREADS`.
+/// Lets the tensor library's own element-wise pool have one thread unless the user says otherwise with
+/// `CANDLE_NUM_THREADS`.
 ///
-/// Its threads spin while they wait for each other. With plain operations on tensors of our size two of them are
-/// slower than one (226 against 247 samples/s on a quiet 2-core machine, 13 against 79 on a busy one), and a
-/// nightly run should not burn the cores of its neighbours.
+/// Its threads spin while they wait for each other, which burns the cores of our neighbours. The fused operations, where
+/// the time goes, share work among rayon's threads, which sleep when there is nothing to do (`RAYON_NUM_THREADS`).
 fn one_tensor_thread() {
-    const VARIABLE: &str = "RAYON_NUM_THREADS";
+    const VARIABLE: &str = "CANDLE_NUM_THREADS";
     if std::env::var_os(VARIABLE).is_none() {
         // SAFETY: nothing else runs yet that could read or write the environment at the same time.
         unsafe { std::env::set_var(VARIABLE, "1") };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 
 use super::config::TftConfig;
@@ -71,6 +71,24 @@ impl Embeddings {
     pub fn width(&self, name: &str) -> Result<usize> {
         let table = self.tables.get(name).map(|table| table.width);
         table.or_else(|| self.reals.get(name).map(|real| real.width)).with_context(|| unknown(name))
+    }
+
+    /// A real variable's column and its line, `[width, 1]` and `[width]`.
+    ///
+    /// - Errors: no such real.
+    pub fn line(&self, name: &str) -> Result<(usize, (Tensor, Tensor))> {
+        let real = self.reals.get(name).with_context(|| unknown(name))?;
+        Ok((real.column, real.line.weight_and_bias().with_context(|| unknown(name))?))
+    }
+
+    /// A categorical's column and its table `[codes, width]`.
+    ///
+    /// - Errors: no such categorical, or a group of several columns.
+    pub fn table(&self, name: &str) -> Result<(usize, Tensor)> {
+        let table = self.tables.get(name).with_context(|| unknown(name))?;
+        let [column] = table.columns[..] else { bail!("{name} is a group of columns") };
+        let weight = if table.padded { table.with_fixed_first_row()? } else { table.weight.clone() };
+        Ok((column, weight))
     }
 
     /// The vectors of one variable.

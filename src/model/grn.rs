@@ -4,20 +4,17 @@
 use anyhow::Result;
 use candle_core::Tensor;
 
-use super::glu::{GateAddNorm, declare_gate_add_norm};
+use super::glu::declare_gate_add_norm;
 use super::layout::{Initial, Layout};
-use super::linear::Linear;
-use super::norm::ResampleNorm;
+use super::linear::{Linear, load_pair};
+use super::norm::{self, ResampleNorm};
 use super::params::Scope;
-use crate::ops::Dropout;
+use crate::ops::{Dropout, GrnWeights, grn};
 
-/// `LN(GLU(W2 ELU(W1 x + Wc c)) + skip)`, where the skip is `x`, stretched if the widths differ.
+/// The block with its parameters and, if it takes one, the layer its context goes through.
 pub struct Grn {
-    resample: Option<ResampleNorm>,
-    first: Linear,
+    weights: GrnWeights,
     context: Option<Linear>,
-    second: Linear,
-    gate: GateAddNorm,
 }
 
 /// Declares the parameters of a GRN with widths `[in, hidden, out]` and, if any, a context of that width.
@@ -41,33 +38,32 @@ pub(super) fn declare(
     declare_gate_add_norm(layout, &format!("{name}.gate_norm"), hidden, to);
 }
 
+/// The parameters of a block, without those of its context; with a stretched skip if its parameters are there.
+pub(super) fn load_weights(scope: &Scope) -> Result<GrnWeights> {
+    let pair = |name: &str| load_pair(&scope.at(name));
+    let resample = scope.has("resample_norm.mask");
+    Ok(GrnWeights {
+        first: pair("fc1")?,
+        second: pair("fc2")?,
+        gate: pair("gate_norm.glu.fc")?,
+        norm: pair("gate_norm.add_norm.norm")?,
+        resample: resample.then(|| norm::load_resample(&scope.at("resample_norm"))).transpose()?,
+    })
+}
+
 impl Grn {
-    /// With a stretched skip and a context if their parameters are there.
+    /// With a context if its parameters are there.
     pub(super) fn load(scope: &Scope) -> Result<Self> {
-        let from = scope.tensor("fc1.weight")?.dim(1)?;
-        let resample = scope.has("resample_norm.mask");
-        let resample = resample.then(|| ResampleNorm::load(&scope.at("resample_norm"), from)).transpose()?;
         let context = scope.has("context.weight").then(|| Linear::load(&scope.at("context"))).transpose()?;
-        Ok(Grn {
-            resample,
-            first: Linear::load(&scope.at("fc1"))?,
-            context,
-            second: Linear::load(&scope.at("fc2"))?,
-            gate: GateAddNorm::load(&scope.at("gate_norm"))?,
-        })
+        Ok(Grn { weights: load_weights(scope)?, context })
     }
 
-    /// - Shapes: `x [.., in]`, `context [.., D]` with axes of 1 where it is the same for all -> `[.., out]`.
+    /// - Shapes: `x [B, .., in]`, `context [B, 1, .., D]`, the same for all rows of a sample -> `[B, .., out]`.
     pub fn forward(&self, x: &Tensor, context: Option<&Tensor>, dropout: &Dropout) -> Result<Tensor> {
-        let skip = match &self.resample {
-            Some(resample) => resample.forward(x)?,
-            None => x.clone(),
+        let projected = match (&self.context, context) {
+            (Some(layer), Some(context)) => Some(layer.forward(context)?),
+            _ => None,
         };
-        let mut inner = self.first.forward(x)?;
-        if let (Some(layer), Some(context)) = (&self.context, context) {
-            inner = inner.broadcast_add(&layer.forward(context)?)?;
-        }
-        let inner = self.second.forward(&inner.elu(1.0)?)?;
-        Ok(self.gate.forward(&inner, &skip, dropout)?)
+        Ok(grn(x, projected.as_ref(), &self.weights, dropout.site())?)
     }
 }

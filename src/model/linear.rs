@@ -1,14 +1,20 @@
 //! A linear layer, and what several of them share.
 
 use anyhow::Result;
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 use super::params::Scope;
+use crate::ops::linear;
 
 /// `x Wᵀ + b`, over the last axis of anything.
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+}
+
+/// Weight and bias of a layer or a norm.
+pub(super) fn load_pair(scope: &Scope) -> Result<(Tensor, Tensor)> {
+    Ok((scope.tensor("weight")?, scope.tensor("bias")?))
 }
 
 impl Linear {
@@ -26,10 +32,9 @@ impl Linear {
         Ok(Linear { weight, bias: biases.map(join).transpose()? })
     }
 
-    /// Output rows `start..start + len` as a layer of their own.
-    pub fn rows(&self, start: usize, len: usize) -> candle_core::Result<Self> {
-        let bias = self.bias.as_ref().map(|bias| bias.narrow(0, start, len)).transpose()?;
-        Ok(Linear { weight: self.weight.narrow(0, start, len)?, bias })
+    /// The parameters of a layer with a bias; `None` without one.
+    pub fn weight_and_bias(&self) -> Option<(Tensor, Tensor)> {
+        Some((self.weight.clone(), self.bias.clone()?))
     }
 
     /// Width of the output.
@@ -39,15 +44,6 @@ impl Linear {
 
     /// - Shapes: `x [.., in]` -> `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (n_inputs, n_outputs) = (x.dim(D::Minus1)?, self.n_outputs()?);
-        let mut shape = x.dims().to_vec();
-        let n_rows = shape.iter().product::<usize>() / n_inputs;
-        shape[x.rank() - 1] = n_outputs;
-        let y = x.reshape((n_rows, n_inputs))?.matmul(&self.weight.t()?)?;
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        y.reshape(shape)
+        linear(x, &self.weight, self.bias.as_ref())
     }
 }

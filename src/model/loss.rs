@@ -151,8 +151,7 @@ mod tests {
         let nothing = tensor(&[0.0], &[1]);
         TftOutput {
             prediction,
-            encoder_attention: nothing.clone(),
-            decoder_attention: nothing.clone(),
+            attention: None,
             static_variables: nothing.clone(),
             encoder_variables: nothing.clone(),
             decoder_variables: nothing,

@@ -35,5 +35,5 @@ pub use config::{EmbeddingSize, TftConfig};
 pub use hyper_parameters::{HyperParameters, QuantileLosses};
 pub use loss::{DivideBy, MultiLoss, MultiLossOptions, OverTargets, SampleWeights, multi_quantile_loss};
 pub use params::Params;
-pub use tft::{Mode, Tft, TftInput, TftOutput};
+pub use tft::{AttentionWeights, Mode, Tft, TftInput, TftOutput};
 pub use transform::Transformation;

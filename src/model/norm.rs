@@ -1,65 +1,47 @@
 //! The two normalisations: plain layer norm, and the stretched skip connection.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
-use candle_nn::ops::sigmoid;
 
 use super::layout::{Initial, Layout};
+use super::linear::load_pair;
 use super::params::Scope;
-use crate::ops::{layer_norm, stretch};
+use crate::ops::{ResampleWeights, resample_norm};
 
-/// Layer normalisation with its weight and bias.
-pub struct Norm {
-    weight: Tensor,
-    bias: Tensor,
+/// Declares the weight and bias of a layer norm.
+pub(super) fn declare(layout: &mut Layout, name: &str, width: usize) {
+    layout.add(format!("{name}.weight"), &[width], Initial::Ones);
+    layout.add(format!("{name}.bias"), &[width], Initial::Zeros);
 }
 
-impl Norm {
-    pub(super) fn declare(layout: &mut Layout, name: &str, width: usize) {
-        layout.add(format!("{name}.weight"), &[width], Initial::Ones);
-        layout.add(format!("{name}.bias"), &[width], Initial::Zeros);
-    }
-
-    pub(super) fn load(scope: &Scope) -> Result<Self> {
-        Ok(Norm { weight: scope.tensor("weight")?, bias: scope.tensor("bias")? })
-    }
-
-    /// - Shapes: `x [.., N]` -> `[.., N]`.
-    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        layer_norm(x, &self.weight, &self.bias)
-    }
+/// The parameters of a stretched skip.
+pub(super) fn load_resample(scope: &Scope) -> Result<ResampleWeights> {
+    Ok(ResampleWeights { mask: scope.tensor("mask")?, norm: load_pair(&scope.at("norm"))? })
 }
 
 /// Brings a vector to another width: linear interpolation, a gate per output (`2 * sigmoid(mask)`, 1 at the
 /// start), layer norm. Equal widths keep gate and norm.
 pub struct ResampleNorm {
-    matrix: Option<Tensor>,
-    mask: Tensor,
-    norm: Norm,
+    from: usize,
+    weights: ResampleWeights,
 }
 
 impl ResampleNorm {
     pub(super) fn declare(layout: &mut Layout, name: &str, width: usize) {
         layout.add(format!("{name}.mask"), &[width], Initial::Zeros);
-        Norm::declare(layout, &format!("{name}.norm"), width);
+        declare(layout, &format!("{name}.norm"), width);
     }
 
     /// From the parameters of a block that takes inputs of width `from`.
     pub(super) fn load(scope: &Scope, from: usize) -> Result<Self> {
-        let mask = scope.tensor("mask")?;
-        let to = mask.dim(0)?;
-        let matrix = (from != to).then(|| stretch::matrix(from, to, mask.device())).transpose()?;
-        Ok(ResampleNorm { matrix, mask, norm: Norm::load(&scope.at("norm"))? })
+        Ok(ResampleNorm { from, weights: load_resample(scope)? })
     }
 
     /// - Shapes: `x [.., from]` -> `[.., to]`.
+    /// - Errors: inputs of another width.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        debug_assert!(self.matrix.is_some() || x.dim(D::Minus1)? == self.mask.dim(0)?);
-        let gate = (sigmoid(&self.mask)? * 2.0)?;
-        let stretched = match &self.matrix {
-            Some(matrix) => stretch(x, matrix)?,
-            None => x.clone(),
-        };
-        Ok(self.norm.forward(&stretched.broadcast_mul(&gate)?)?)
+        let width = x.dim(D::Minus1)?;
+        ensure!(width == self.from, "a skip from {} features with inputs of {width}", self.from);
+        Ok(resample_norm(x, &self.weights)?)
     }
 }

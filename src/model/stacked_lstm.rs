@@ -56,7 +56,7 @@ impl StackedLstm {
         lengths: Option<&[usize]>,
         dropout: &Dropout,
     ) -> Result<(Tensor, Vec<LayerState>)> {
-        let mut sequence = x.transpose(0, 1)?.contiguous()?;
+        let mut sequence = x.clone();
         let mut finals = Vec::with_capacity(self.layers.len());
         for (i, (weights, state)) in self.layers.iter().zip(states).enumerate() {
             if i > 0 {
@@ -66,6 +66,6 @@ impl StackedLstm {
             sequence = out.sequence;
             finals.push(LayerState { hidden: out.hidden, cell: out.cell });
         }
-        Ok((sequence.transpose(0, 1)?.contiguous()?, finals))
+        Ok((sequence, finals))
     }
 }

@@ -267,8 +267,10 @@ fn empty_histories_are_answered_with_numbers() {
     let params = Params::init(&config, 1, &Device::Cpu).unwrap();
     for (encoder_length, lengths) in [(5, vec![5, 0, 3]), (5, vec![0, 0, 0]), (0, vec![0, 0, 0])] {
         let input = TftInput { encoder_lengths: lengths, ..batch(&config, 3, encoder_length, 4) };
-        let output = forward(&config, &params, &input, Mode::Eval);
-        assert_eq!(output.encoder_attention.dims(), [3, 4, 2, encoder_length]);
+        let output = forward(&config, &params, &input, Mode::Explain);
+        let attention = output.attention.as_ref().unwrap();
+        assert_eq!(attention.encoder.dims(), [3, 4, 2, encoder_length]);
+        assert_eq!(attention.decoder.dims(), [3, 4, 2, 4]);
         loss(&config, &output, &input).backward().unwrap();
         assert!(values(&output.prediction[0]).iter().all(|v| v.is_finite()));
     }

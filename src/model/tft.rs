@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 
-use super::attention::{Attention, mask};
+use super::attention::Attention;
 use super::config::TftConfig;
 use super::embedding::Embeddings;
 use super::empty_history;
@@ -20,7 +20,7 @@ use super::stacked_lstm::{LayerState, StackedLstm};
 use super::static_encoder::{StaticContexts, StaticEncoder};
 use super::transform::Transformation;
 use super::vsn::{Selection, Vsn};
-use crate::ops::Dropout;
+use crate::ops::{AttentionMask, Decoder, Dropout};
 
 /// A batch: `L` history steps and `H` forecast steps of `B` samples, each part padded on the right.
 ///
@@ -48,10 +48,8 @@ pub struct TftInput {
 pub struct TftOutput {
     /// Per target `[B, H, Q]`, in the unit of the target.
     pub prediction: Vec<Tensor>,
-    /// `[B, H, A, L]`: the weight of each history step, per head.
-    pub encoder_attention: Tensor,
-    /// `[B, H, A, H]`: the weight of each forecast step, per head.
-    pub decoder_attention: Tensor,
+    /// What the forecast steps looked at; only where it was asked for ([`Mode::Explain`]).
+    pub attention: Option<AttentionWeights>,
     /// `[B, 1, N]`, or `[B, 0]` without static variables.
     pub static_variables: Tensor,
     /// `[B, L, 1, N]`
@@ -60,11 +58,22 @@ pub struct TftOutput {
     pub decoder_variables: Tensor,
 }
 
+/// The weights of the attention: more numbers than anything else in the network, so they come only when asked for.
+#[derive(Clone, Debug)]
+pub struct AttentionWeights {
+    /// `[B, H, A, L]`: the weight of each history step, per head.
+    pub encoder: Tensor,
+    /// `[B, H, A, H]`: the weight of each forecast step, per head.
+    pub decoder: Tensor,
+}
+
 /// What a forward pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// No dropout.
     Eval,
+    /// No dropout either, and the weights of the attention beside the same forecast.
+    Explain,
     /// Dropout with the masks of this seed and step.
     Train { seed: u64, step: u64 },
 }
@@ -123,7 +132,7 @@ impl Tft {
             decoder_lstm: StackedLstm::load(params, "lstm_decoder", config.lstm_layers)?,
             post_lstm: GateAddNorm::load_post_lstm(params)?,
             enrichment: Grn::load(&params.scope("static_enrichment"))?,
-            attention: Attention::load(params, "multihead_attn", n_heads, config.mask_bias)?,
+            attention: Attention::load(params, "multihead_attn", n_heads)?,
             post_attention: GateAddNorm::load(&params.scope("post_attn_gate_norm"))?,
             feed_forward: Grn::load(&params.scope("pos_wise_ff"))?,
             pre_output: GateAddNorm::load(&params.scope("pre_output_gate_norm"))?,
@@ -147,23 +156,21 @@ impl Tft {
     pub fn forward(&self, input: &TftInput, mode: &Mode) -> Result<TftOutput> {
         self.check(input)?;
         let dropout = match *mode {
-            Mode::Eval => Dropout::off(),
+            Mode::Eval | Mode::Explain => Dropout::off(),
             Mode::Train { seed, step } => Dropout::new(self.config.dropout, seed, step),
         };
         let statics = self.encode_static(input, &dropout)?;
         let selections = self.select(input, &statics, &dropout)?;
         let temporal = self.run_lstms(input, &statics, &selections, &dropout)?;
-        let (decoded, attention) = self.attend(input, &statics, &temporal, &dropout)?;
-        let encoder_length = input.encoder_cont.dim(1)?;
-        let horizon = input.decoder_cont.dim(1)?;
+        let explain = *mode == Mode::Explain;
+        let (decoded, attention) = self.attend(input, &statics, &temporal, &dropout, explain)?;
         let static_variables = match statics.weights.dim(1)? {
             0 => statics.weights,
             _ => statics.weights.unsqueeze(1)?,
         };
         Ok(TftOutput {
             prediction: self.put_out(&decoded, &input.target_scale)?,
-            encoder_attention: attention.narrow(3, 0, encoder_length)?,
-            decoder_attention: attention.narrow(3, encoder_length, horizon)?,
+            attention,
             static_variables,
             encoder_variables: selections.encoder.weights.unsqueeze(2)?,
             decoder_variables: selections.decoder.weights.unsqueeze(2)?,
@@ -240,14 +247,15 @@ impl Tft {
         Ok((Some(history), empty_history::replace_states(states, lengths, &statics.c_hidden)?))
     }
 
-    /// Enrichment, attention and everything after it: `[B, H, D]`, and the attention weights `[B, H, A, T]`.
+    /// Enrichment, attention and everything after it: `[B, H, D]`; with the weights of the attention to explain it.
     fn attend(
         &self,
         input: &TftInput,
         statics: &StaticContexts,
         temporal: &Parts<Tensor>,
         dropout: &Dropout,
-    ) -> Result<(Tensor, Tensor)> {
+        explain: bool,
+    ) -> Result<(Tensor, Option<AttentionWeights>)> {
         let (encoder_length, horizon) = (temporal.encoder.dim(1)?, temporal.decoder.dim(1)?);
         let all = match encoder_length {
             0 => temporal.decoder.clone(),
@@ -256,18 +264,28 @@ impl Tft {
         let context = statics.c_enrichment.unsqueeze(1)?;
         let enriched = self.enrichment.forward(&all, Some(&context), dropout)?;
         let future = enriched.narrow(1, encoder_length, horizon)?;
-        let masked = mask(
-            (encoder_length, horizon),
-            &input.encoder_lengths,
-            &input.decoder_lengths,
-            self.config.causal_attention,
-            all.device(),
-        )?;
-        let (attended, weights) = self.attention.forward(&future, &enriched, &masked, dropout)?;
+        let mask = self.attention_mask(input, (encoder_length, horizon))?;
+        let weights = match explain {
+            true => {
+                let all = self.attention.weights(&future, &enriched, &mask)?;
+                let encoder = all.narrow(3, 0, encoder_length)?;
+                Some(AttentionWeights { encoder, decoder: all.narrow(3, encoder_length, horizon)? })
+            }
+            false => None,
+        };
+        let attended = self.attention.forward(&future, &enriched, &mask, dropout)?;
         let gated = self.post_attention.forward(&attended, &future, dropout)?;
         let fed = self.feed_forward.forward(&gated, None, dropout)?;
         let decoded = self.pre_output.forward(&fed, &temporal.decoder, &Dropout::off())?;
         Ok((decoded, weights))
+    }
+
+    fn attention_mask(&self, input: &TftInput, sizes: (usize, usize)) -> Result<AttentionMask> {
+        let decoder = match self.config.causal_attention {
+            true => Decoder::Causal,
+            false => Decoder::Lengths(input.decoder_lengths.clone()),
+        };
+        AttentionMask::new(sizes, &input.encoder_lengths, decoder, self.config.mask_bias)
     }
 
     fn put_out(&self, decoded: &Tensor, target_scale: &[Tensor]) -> Result<Vec<Tensor>> {

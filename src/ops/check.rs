@@ -50,3 +50,45 @@ pub(crate) fn assert_gradients(vars: &[Var], tolerance: f32, loss: impl Fn() -> 
         assert_close(&grad, &numeric, tolerance * largest);
     }
 }
+
+/// Variables of noise, by name and shape.
+pub(crate) fn vars(shapes: &[(&str, &[usize])]) -> Vec<Var> {
+    shapes.iter().map(|(name, shape)| Var::from_tensor(&noise(name, shape)).unwrap()).collect()
+}
+
+/// Value and every gradient of `form` in a fixed direction, all of them finite.
+#[track_caller]
+pub(crate) fn value_and_gradients(vars: &[Var], form: &dyn Fn(&[Var]) -> Tensor) -> Vec<Vec<f32>> {
+    let y = form(vars);
+    let grads = (&y * noise("direction", y.dims())).unwrap().sum_all().unwrap().backward().unwrap();
+    let mut all = vec![values(&y)];
+    all.extend(vars.iter().map(|var| values(grads.get(var).expect("a gradient"))));
+    assert!(all.iter().flatten().all(|v| v.is_finite()), "not finite");
+    all
+}
+
+/// Compares two forms of an operation in value and every gradient, each within `tolerance` of its largest value.
+#[track_caller]
+pub(crate) fn assert_forms_agree(
+    vars: &[Var],
+    fused: &dyn Fn(&[Var]) -> Tensor,
+    plain: &dyn Fn(&[Var]) -> Tensor,
+    tolerance: f32,
+) {
+    let (fused, plain) = (value_and_gradients(vars, fused), value_and_gradients(vars, plain));
+    for (a, b) in fused.iter().zip(&plain) {
+        let largest = b.iter().fold(1f32, |m, v| m.max(v.abs()));
+        assert_close(a, b, tolerance * largest);
+    }
+}
+
+/// Value and gradients are the same bits on one, two and five threads.
+#[track_caller]
+pub(crate) fn assert_threads_agree(vars: &[Var], form: &(dyn Fn(&[Var]) -> Tensor + Sync)) {
+    let with = |n: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+        pool.install(|| value_and_gradients(vars, form))
+    };
+    let one = with(1);
+    assert!(one == with(2) && one == with(5), "results depend on the number of threads");
+}

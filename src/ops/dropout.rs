@@ -1,15 +1,21 @@
 //! Dropout whose masks are a function of (seed, step, site).
 //!
-//! A forward pass owns one [`Dropout`]; every call takes the next site number, so the order of calls in the
-//! network names the masks. Nothing is stored between forward and backward: the backward hashes the same key
-//! again. What it leaves to others: whether a pass trains at all ([`Dropout::off`]).
+//! A forward pass owns one [`Dropout`]; every use takes the next site number, so the order of uses in the network names
+//! the masks. Nothing is stored between forward and backward: the backward hashes the same key again. A mask belongs
+//! to rows and features, not to a shape: entry (row, feature) is the same whether it is asked for in memory order
+//! ([`Mask::apply`]) or in a tile ([`Mask::factors`]). What it leaves to others: whether a pass trains at all
+//! ([`Dropout::off`]).
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::host::{contiguous, is_host_f32};
 use super::random::Key;
+use super::simd::{MaskTile, ROWS, Simd};
+
+/// Features whose fates one hash decides, with sixteen bits each.
+pub(super) const PER_HASH: usize = 4;
 
 /// The dropout of one forward pass: a rate, a stream, and the number of the next site.
 pub struct Dropout {
@@ -23,26 +29,35 @@ impl Dropout {
         Dropout { active: None, next_site: Cell::new(0) }
     }
 
-    /// Zeroes each value with probability `rate` (in `[0, 1)`) and scales the rest by `1 / (1 - rate)`.
+    /// Zeroes each value with probability `rate` (in `[0, 1)`, to a 65536th) and scales the rest up accordingly.
     pub fn new(rate: f64, seed: u64, step: u64) -> Self {
         let key = Key::new(seed).number(step);
-        let active = (rate > 0.0).then(|| (Mask::new(rate, key), key));
+        let mask = Mask::new(rate, key);
+        let active = (mask.keep_below < u32::from(u16::MAX) + 1).then_some((mask, key));
         Dropout { active, next_site: Cell::new(0) }
+    }
+
+    /// The mask of the next site; `None` where nothing is dropped.
+    pub fn site(&self) -> Option<Mask> {
+        let (mask, key) = self.active?;
+        let site = self.next_site.replace(self.next_site.get() + 1);
+        Some(mask.with_key(key.number(site)))
     }
 
     /// `x` with the mask of the next site applied.
     ///
-    /// - Shapes: any; the mask belongs to the row-major position in `x`.
+    /// - Shapes: any; features are the last axis, rows all others.
     pub fn apply(&self, x: &Tensor) -> CandleResult<Tensor> {
-        let Some((mask, key)) = self.active else { return Ok(x.clone()) };
-        let site = self.next_site.replace(self.next_site.get() + 1);
-        mask.with_key(key.number(site)).apply(x)
+        match self.site() {
+            Some(mask) => mask.apply(x),
+            None => Ok(x.clone()),
+        }
     }
 }
 
-/// One mask: entry `i` is kept if the 32 bits that belong to it lie below the threshold.
+/// One mask: an entry is kept if the sixteen bits that belong to it lie below the threshold.
 #[derive(Clone, Copy, Debug)]
-struct Mask {
+pub struct Mask {
     key: Key,
     keep_below: u32,
     scale: f32,
@@ -50,42 +65,54 @@ struct Mask {
 
 impl Mask {
     fn new(rate: f64, key: Key) -> Self {
-        let keep_below = ((1.0 - rate) * 2f64.powi(32)).round().min(f64::from(u32::MAX)) as u32;
+        let steps = f64::from(u16::MAX) + 1.0;
+        let keep_below = ((1.0 - rate) * steps).round().clamp(1.0, steps);
         // The scale belongs to the probability that the threshold really has: unbiased for every rate.
-        let scale = (2f64.powi(32) / f64::from(keep_below)) as f32;
-        Mask { key, keep_below, scale }
+        Mask { key, keep_below: keep_below as u32, scale: (steps / keep_below) as f32 }
     }
 
     fn with_key(self, key: Key) -> Self {
         Mask { key, ..self }
     }
 
-    fn apply(self, x: &Tensor) -> CandleResult<Tensor> {
+    /// `x` with this mask applied; rows are counted in memory order.
+    pub fn apply(self, x: &Tensor) -> CandleResult<Tensor> {
         let x = x.contiguous()?;
         if is_host_f32(&x) { x.apply_op1(self) } else { self.apply_plain(&x) }
     }
 
     /// The oracle of the fused form, and the form for other devices: the mask as a tensor.
-    fn apply_plain(self, x: &Tensor) -> CandleResult<Tensor> {
+    pub fn apply_plain(self, x: &Tensor) -> CandleResult<Tensor> {
         let mut factors = vec![1f32; x.elem_count()];
-        self.multiply(&mut factors);
+        self.multiply(&mut factors, x.dim(D::Minus1)?);
         x * Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?
     }
 
-    /// One hash gives the bits of two neighbours.
-    fn multiply(self, values: &mut [f32]) {
-        for (pair, two) in values.chunks_mut(2).enumerate() {
-            let bits = self.key.bits(pair as u64);
-            two[0] *= self.factor(bits as u32);
-            if let Some(second) = two.get_mut(1) {
-                *second *= self.factor((bits >> 32) as u32);
-            }
+    /// The factors (0 or the scale) of a tile of `width` features whose rows are `first_row` and those that follow.
+    pub fn factors(self, simd: Simd, first_row: usize, width: usize, tile: &mut [f32]) {
+        simd.mask(self.tile(first_row), width, &mut tile[..width * ROWS]);
+    }
+
+    fn tile(self, first_row: usize) -> MaskTile {
+        MaskTile {
+            key: self.key,
+            first_row: first_row as u64,
+            keep_below: self.keep_below,
+            scale: self.scale,
         }
     }
 
-    #[inline]
-    fn factor(self, bits: u32) -> f32 {
-        if bits < self.keep_below { self.scale } else { 0.0 }
+    fn multiply(self, values: &mut [f32], width: usize) {
+        let n_hashes = width.div_ceil(PER_HASH) as u64;
+        for (row, values) in values.chunks_mut(width.max(1)).enumerate() {
+            for (group, some) in values.chunks_mut(PER_HASH).enumerate() {
+                let bits = self.key.bits(row as u64 * n_hashes + group as u64);
+                for (i, value) in some.iter_mut().enumerate() {
+                    let own = (bits >> (16 * i)) as u32 & u32::from(u16::MAX);
+                    *value *= if own < self.keep_below { self.scale } else { 0.0 };
+                }
+            }
+        }
     }
 }
 
@@ -96,7 +123,7 @@ impl CustomOp1 for Mask {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let mut values = contiguous(storage, layout)?.to_vec();
-        self.multiply(&mut values);
+        self.multiply(&mut values, layout.dims().last().copied().unwrap_or(1));
         Ok((CpuStorage::F32(values), layout.shape().clone()))
     }
 
@@ -159,5 +186,28 @@ mod tests {
             &values(&mask.apply_plain(&turned.contiguous().unwrap()).unwrap()),
             0.0,
         );
+    }
+
+    #[test]
+    fn a_tile_of_the_mask_is_a_part_of_it() {
+        let mask = Mask::new(0.4, Key::new(3));
+        for width in [1, 4, 7, 16, 22] {
+            let n_rows = 80;
+            let mut whole = vec![1.0; n_rows * width];
+            mask.multiply(&mut whole, width);
+            for (simd, first) in Simd::available().into_iter().flat_map(|s| [(s, 0), (s, 32), (s, 48)]) {
+                let mut tile = vec![0.0; width * ROWS];
+                mask.factors(simd, first, width, &mut tile);
+                for (at, &factor) in tile.iter().enumerate() {
+                    let (feature, row) = (at / ROWS, first + at % ROWS);
+                    assert_eq!(
+                        factor,
+                        whole[row * width + feature],
+                        "{width} {row} {feature} {}",
+                        simd.name()
+                    );
+                }
+            }
+        }
     }
 }

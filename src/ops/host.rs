@@ -1,9 +1,11 @@
 //! What the fused operations of the CPU share.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType, bail};
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
 
 /// Whether the fused operations can take it: f32 on the CPU.
-pub(super) fn is_host_f32(x: &Tensor) -> bool {
+pub(crate) fn is_host_f32(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
@@ -14,5 +16,27 @@ pub(super) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&f32::cpu_storage_as_slice(storage)?[start..end]),
         None => bail!("a fused operation needs contiguous values"),
+    }
+}
+
+/// A tensor's values, read in place, under whatever guards them.
+pub(super) struct HostValues<'a, S> {
+    storage: S,
+    layout: &'a Layout,
+}
+
+/// The values of `tensor`, for as long as the result lives.
+pub(super) fn host_values(tensor: &Tensor) -> HostValues<'_, impl Deref<Target = Storage>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    HostValues { storage, layout }
+}
+
+impl<S: Deref<Target = Storage>> HostValues<'_, S> {
+    /// - Errors: they are not f32, not contiguous, or not on the CPU.
+    pub fn slice(&self) -> Result<&[f32]> {
+        match &*self.storage {
+            Storage::Cpu(storage) => contiguous(storage, self.layout),
+            _ => bail!("a fused operation of the CPU got a tensor of another device"),
+        }
     }
 }

@@ -1,16 +1,14 @@
 //! One LSTM layer over a batch of sequences of different lengths.
 //!
-//! The input projection is one matrix product over all steps; what has to go step by step is the recurrence, and
-//! that has two forms with one signature: [`lstm_plain::recurrence`] (tensor operations, any device, the oracle)
-//! and [`lstm_fused::recurrence`] (one operation with a hand-written backward, f32 on the CPU). The fused form
-//! pays with the length: about even at 96 steps, half the time of a whole training step at 384. Sequences are
-//! time-major, `[T, B, ..]`, so that the rows of a step lie together.
+//! Two forms with one signature: [`lstm_plain`] (tensor operations, any device, the oracle) and [`lstm_fused`] (one
+//! pass over the steps with a hand-written backward, f32 on the CPU).
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
 use super::host::is_host_f32;
-use super::{lstm_fused, lstm_plain};
+use super::lstm_fused::lstm_fused;
+use super::lstm_plain::lstm_plain;
 
 /// The parameters of a layer; gates are stacked in the order input, forget, cell, output.
 pub struct LstmWeights {
@@ -26,7 +24,7 @@ pub struct LstmWeights {
 
 /// What a layer returns.
 pub struct LstmOutput {
-    /// `[T, B, D]`; zero at and beyond a sample's length.
+    /// `[B, T, D]`; zero at and beyond a sample's length.
     pub sequence: Tensor,
     /// `[B, D]`, after each sample's own last step.
     pub hidden: Tensor,
@@ -39,7 +37,7 @@ pub struct LstmOutput {
 /// A sample stops at its length: later steps leave its state alone and give zero. `None` means that all samples
 /// have all steps.
 ///
-/// - Shapes: `x [T, B, D_in]`, `hidden [B, D]`, `cell [B, D]`.
+/// - Shapes: `x [B, T, D_in]`, `hidden [B, D]`, `cell [B, D]`.
 /// - Errors: `T` is 0; not one length per sample, or one beyond `T`; shapes that do not fit.
 /// - Source: Hochreiter and Schmidhuber 1997 in PyTorch's form (packed sequences).
 pub fn lstm(
@@ -49,32 +47,20 @@ pub fn lstm(
     cell: &Tensor,
     lengths: Option<&[usize]>,
 ) -> Result<LstmOutput> {
-    let (n_steps, n_samples, width) = x.dims3()?;
+    let (n_samples, n_steps, _) = x.dims3()?;
     ensure!(n_steps > 0, "a sequence without steps");
     if let Some(lengths) = lengths {
         ensure!(lengths.len() == n_samples, "{} lengths for {n_samples} samples", lengths.len());
         ensure!(lengths.iter().all(|&length| length <= n_steps), "a length exceeds the {n_steps} steps");
     }
-    let lengths = lengths.filter(|lengths| lengths.iter().any(|&length| length != n_steps));
-    let bias = (&weights.input_bias + &weights.recurrent_bias)?;
-    let projected = x.reshape((n_steps * n_samples, width))?.matmul(&weights.input.t()?)?;
-    let projected = projected.broadcast_add(&bias)?.reshape((n_steps, n_samples, ()))?;
-    let start = Tensor::stack(&[hidden, cell], 0)?;
-    let all = if is_host_f32(x) {
-        lstm_fused::recurrence(&projected, &weights.recurrent, &start, lengths)?
-    } else {
-        lstm_plain::recurrence(&projected, &weights.recurrent, &start, lengths)?
-    };
-    Ok(LstmOutput {
-        sequence: all.narrow(0, 0, n_steps)?,
-        hidden: all.get(n_steps)?,
-        cell: all.get(n_steps + 1)?,
-    })
+    let form = if is_host_f32(x) { lstm_fused } else { lstm_plain };
+    form(x, weights, hidden, cell, lengths)
 }
 
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device, Var};
+    use rayon::ThreadPoolBuilder;
 
     use super::*;
     use crate::ops::check::{assert_close, assert_gradients, noise, values};
@@ -98,89 +84,179 @@ mod tests {
         LstmWeights { input, recurrent, input_bias, recurrent_bias }
     }
 
+    type Form = fn(&Tensor, &LstmWeights, &Tensor, &Tensor, Option<&[usize]>) -> Result<LstmOutput>;
+
+    /// Batch, steps, width of the input and of the state.
+    type Sizes = (usize, usize, usize, usize);
+
+    fn inputs((n_samples, n_steps, width, hidden): Sizes) -> Vec<Var> {
+        let mut vars = parameters(width, hidden).to_vec();
+        vars.push(var("x", &[n_samples, n_steps, width]));
+        vars.extend(["h", "c"].map(|name| var(name, &[n_samples, hidden])));
+        vars
+    }
+
+    fn call(form: Form, vars: &[Var], lengths: Option<&[usize]>) -> [Tensor; 3] {
+        let out = form(&vars[4], &weights(vars), &vars[5], &vars[6], lengths).unwrap();
+        [out.sequence, out.hidden, out.cell]
+    }
+
+    /// The outputs of a form, and all gradients of a loss that takes those of them that `counts` names.
+    fn run(form: Form, sizes: Sizes, lengths: Option<&[usize]>, counts: [bool; 3]) -> Vec<Vec<f32>> {
+        let vars = inputs(sizes);
+        let outputs = call(form, &vars, lengths);
+        let weighted = |out: &Tensor| (out * noise("direction", out.dims())).unwrap().sum_all().unwrap();
+        let counted = outputs.iter().zip(counts).filter(|(_, counts)| *counts);
+        let loss = counted.map(|(out, _)| weighted(out)).reduce(|a, b| (a + b).unwrap()).unwrap();
+        let grads = loss.backward().unwrap();
+        let grads = vars.iter().map(|var| values(grads.get(var).unwrap()));
+        outputs.iter().map(values).chain(grads).collect()
+    }
+
+    #[track_caller]
+    fn assert_same(sizes: Sizes, lengths: Option<&[usize]>, counts: [bool; 3]) {
+        let fused = run(lstm_fused, sizes, lengths, counts);
+        let plain = run(lstm_plain, sizes, lengths, counts);
+        for (a, b) in fused.iter().zip(&plain) {
+            let largest = b.iter().fold(1f32, |m, v| m.max(v.abs()));
+            assert_close(a, b, 1e-5 * largest);
+        }
+    }
+
+    const ALL: [bool; 3] = [true; 3];
+
     #[test]
     fn gradients_equal_finite_differences() {
-        let (n_steps, n_samples, width, hidden) = (4, 3, 2, 3);
-        let mut vars = parameters(width, hidden).to_vec();
-        vars.extend([var("x", &[n_steps, n_samples, width]), var("h", &[n_samples, hidden])]);
-        vars.push(var("c", &[n_samples, hidden]));
-        let direction = |name, shape: &[usize]| noise(name, shape);
-        for lengths in [None, Some(&[4, 2, 1][..])] {
+        let vars = inputs((3, 4, 2, 3));
+        for (form, lengths) in
+            [(lstm_fused as Form, None), (lstm_fused, Some(&[4, 2, 1])), (lstm_plain, None)]
+        {
+            let lengths = lengths.map(|lengths: &[usize; 3]| lengths.as_slice());
             assert_gradients(&vars, 3e-3, || {
-                let out = lstm(&vars[4], &weights(&vars), &vars[5], &vars[6], lengths)
-                    .map_err(candle_core::Error::msg)?;
-                let sequence = (out.sequence * direction("ds", &[n_steps, n_samples, hidden]))?.sum_all()?;
-                let hidden_part = (out.hidden * direction("dh", &[n_samples, hidden]))?.sum_all()?;
-                let cell_part = (out.cell * direction("dc", &[n_samples, hidden]))?.sum_all()?;
-                sequence + hidden_part + cell_part
+                let mut loss = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+                for out in call(form, &vars, lengths) {
+                    loss = (loss + (&out * noise("direction", out.dims()))?.sum_all()?)?;
+                }
+                Ok(loss)
             });
         }
     }
 
-    /// Value and all gradients of a recurrence, with every output in the loss.
-    fn run(
-        recurrence: impl Fn(&Tensor, &Tensor, &Tensor, Option<&[usize]>) -> Result<Tensor>,
-        (n_steps, n_samples, hidden): (usize, usize, usize),
-        lengths: Option<&[usize]>,
-    ) -> Vec<Vec<f32>> {
-        let vars = [
-            var("projected", &[n_steps, n_samples, 4 * hidden]),
-            var("recurrent", &[4 * hidden, hidden]),
-            var("start", &[2, n_samples, hidden]),
-        ];
-        let out = recurrence(&vars[0], &vars[1], &vars[2], lengths).unwrap();
-        let loss = (&out * noise("direction", &[n_steps + 2, n_samples, hidden])).unwrap().sum_all().unwrap();
-        let grads = loss.backward().unwrap();
-        let mut all = vec![values(&out)];
-        all.extend(vars.iter().map(|var| values(grads.get(var).unwrap())));
-        all
+    #[test]
+    fn the_fused_form_equals_the_plain_one_in_value_and_every_gradient() {
+        for hidden in [1, 5, 16, 32, 33, 64] {
+            assert_same((3, 4, 7, hidden), None, ALL);
+        }
+        for width in [1, 5, 16, 33, 64] {
+            assert_same((5, 3, width, 6), None, ALL);
+        }
+        for n_samples in [1, 31, 32, 33, 64] {
+            let lengths: Vec<usize> = (0..n_samples).map(|i| i * 5 % 8).collect();
+            assert_same((n_samples, 7, 5, 9), Some(&lengths), ALL);
+            assert_same((n_samples, 3, 16, 16), None, ALL);
+        }
+        assert_same((600, 2, 3, 2), None, ALL);
     }
 
     #[test]
-    fn the_fused_recurrence_equals_the_plain_one_in_value_and_every_gradient() {
-        for (shape, lengths) in [
-            ((1, 1, 1), None),
-            ((7, 5, 3), None),
-            ((7, 5, 3), Some(&[7, 1, 4, 0, 6][..])),
-            ((12, 17, 16), None),
-            ((3, 2, 33), Some(&[2, 2])),
-        ] {
-            let fused = run(lstm_fused::recurrence, shape, lengths);
-            let plain = run(lstm_plain::recurrence, shape, lengths);
-            for (a, b) in fused.iter().zip(&plain) {
-                let largest = b.iter().fold(1f32, |m, v| m.max(v.abs()));
-                assert_close(a, b, 3e-6 * largest);
-            }
+    fn a_loss_may_depend_on_some_of_the_outputs() {
+        for counts in [[true, false, false], [false, true, false], [false, true, true]] {
+            assert_same((5, 4, 3, 4), Some(&[4, 0, 2, 4, 1]), counts);
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let with_threads = |n| {
+            let pool = ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+            pool.install(|| run(lstm_fused, (100, 5, 6, 8), None, ALL))
+        };
+        assert_eq!(with_threads(1), with_threads(3));
+    }
+
+    #[test]
+    fn a_graph_can_be_taken_back_twice() {
+        let vars = inputs((3, 4, 2, 3));
+        let [sequence, hidden, _] = call(lstm_fused, &vars, None);
+        let slope = |loss: Tensor| values(loss.backward().unwrap().get(&vars[4]).unwrap());
+        let both = || (sequence.sum_all().unwrap() + hidden.sum_all().unwrap()).unwrap();
+        let first = slope(both());
+        let state_only = slope(hidden.sum_all().unwrap());
+        assert_eq!(slope(both()), first);
+        assert_ne!(state_only, first);
+    }
+
+    #[test]
+    fn nothing_is_kept_where_nothing_is_trained() {
+        let vars = inputs((33, 4, 2, 3));
+        let tracked = call(lstm_fused, &vars, None);
+        let detached: Vec<Var> = vars.clone();
+        let plain = |i: usize| detached[i].as_detached_tensor();
+        let fixed = LstmWeights {
+            input: plain(0),
+            recurrent: plain(1),
+            input_bias: plain(2),
+            recurrent_bias: plain(3),
+        };
+        let out = lstm_fused(&plain(4), &fixed, &plain(5), &plain(6), None).unwrap();
+        for (a, b) in [out.sequence, out.hidden, out.cell].iter().zip(&tracked) {
+            assert!(!a.track_op());
+            assert_eq!(values(a), values(b));
         }
     }
 
     #[test]
     fn a_sample_stops_at_its_own_length() {
         let vars = parameters(2, 3);
-        let (x, h, c) = (noise("x", &[5, 2, 2]), noise("h", &[2, 3]), noise("c", &[2, 3]));
+        let (x, h, c) = (noise("x", &[2, 5, 2]), noise("h", &[2, 3]), noise("c", &[2, 3]));
         let both = lstm(&x, &weights(&vars), &h, &c, Some(&[5, 2])).unwrap();
-        let row = |t: &Tensor, axis, i| t.narrow(axis, i, 1).unwrap();
-        let short = lstm(
-            &row(&x.narrow(0, 0, 2).unwrap(), 1, 1),
-            &weights(&vars),
-            &row(&h, 0, 1),
-            &row(&c, 0, 1),
-            None,
-        );
+        let row = |t: &Tensor| t.narrow(0, 1, 1).unwrap();
+        let short = lstm(&row(&x).narrow(1, 0, 2).unwrap(), &weights(&vars), &row(&h), &row(&c), None);
         let short = short.unwrap();
-        assert_close(&values(&row(&both.hidden, 0, 1)), &values(&short.hidden), 1e-6);
-        assert_close(&values(&row(&both.cell, 0, 1)), &values(&short.cell), 1e-6);
-        let tail = row(&both.sequence, 1, 1).narrow(0, 2, 3).unwrap();
+        assert_close(&values(&row(&both.hidden)), &values(&short.hidden), 1e-6);
+        assert_close(&values(&row(&both.cell)), &values(&short.cell), 1e-6);
+        let tail = row(&both.sequence).narrow(1, 2, 3).unwrap();
         assert_close(&values(&tail), &[0.0; 9], 0.0);
     }
 
+    /// What stands beyond a sample's length counts neither forward nor back; what is broken within it stays broken, and
+    /// breaks no other sample.
     #[test]
-    fn misfitting_lengths_are_refused() {
+    fn what_is_not_a_number_stays_in_its_sample() {
+        let (n_samples, n_steps, width, hidden) = (40, 4, 3, 5);
+        let mut x = values(&noise("x", &[n_samples, n_steps, width]));
+        let at = |sample: usize, step: usize| (sample * n_steps + step) * width;
+        (x[at(2, 3)], x[at(7, 1)]) = (f32::NAN, f32::NAN);
+        let mut lengths = vec![n_steps; n_samples];
+        lengths[2] = 3;
+        let mut vars = inputs((n_samples, n_steps, width, hidden));
+        let x = Tensor::from_vec(x, (n_samples, n_steps, width), &Device::Cpu).unwrap();
+        vars[4] = Var::from_tensor(&x).unwrap();
+        let [sequence, final_hidden, final_cell] = call(lstm_fused, &vars, Some(&lengths));
+        let is_broken = |rows: &Tensor, sample: usize| {
+            values(&rows.get(sample).unwrap()).iter().any(|value| !value.is_finite())
+        };
+        for out in [&sequence, &final_hidden, &final_cell] {
+            let broken: Vec<usize> = (0..n_samples).filter(|&sample| is_broken(out, sample)).collect();
+            assert_eq!(broken, [7]);
+        }
+        let healthy = sequence.narrow(0, 0, 7).unwrap().sum_all().unwrap();
+        let grads = healthy.backward().unwrap();
+        assert!((0..7).all(|sample| !is_broken(grads.get(&vars[4]).unwrap(), sample)));
+    }
+
+    #[test]
+    fn misfits_are_refused() {
         let vars = parameters(2, 3);
         let zero = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+        let x = noise("x", &[2, 5, 2]);
         for lengths in [&[5usize][..], &[6, 1], &[5, 5, 5]] {
-            let x = noise("x", &[5, 2, 2]);
             assert!(lstm(&x, &weights(&vars), &zero, &zero, Some(lengths)).is_err(), "{lengths:?}");
         }
+        let wide = noise("x", &[2, 5, 3]);
+        assert!(lstm(&wide, &weights(&vars), &zero, &zero, None).is_err());
+        let more = noise("h", &[3, 3]);
+        assert!(lstm(&x, &weights(&vars), &more, &more, None).is_err());
+        assert!(lstm(&noise("x", &[2, 0, 2]), &weights(&vars), &zero, &zero, None).is_err());
     }
 }

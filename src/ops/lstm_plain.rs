@@ -1,4 +1,4 @@
-//! The LSTM recurrence in tensor operations: readable, on every device, and the oracle of the fused one.
+//! The LSTM layer in tensor operations: readable, on every device, and the oracle of the fused one.
 //!
 //! Slow in training for a reason worth knowing: the backward of each step's slice builds a zero tensor of the
 //! whole sequence, so the work grows with the square of the number of steps.
@@ -7,21 +7,25 @@ use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::ops::sigmoid;
 
-/// The recurrence over inputs that are already projected and carry both biases.
-///
-/// - Shapes: `projected [T, B, 4D]` (input, forget, cell, output), `recurrent [4D, D]`, `start [2, B, D]`
-///   (hidden, cell) -> `[T + 2, B, D]`: the hidden state of each step (zero beyond a sample's length), then the
-///   final hidden state, then the final cell state.
-pub fn recurrence(
-    projected: &Tensor,
-    recurrent: &Tensor,
-    start: &Tensor,
+use super::lstm::{LstmOutput, LstmWeights};
+
+/// [`super::lstm()`] in tensor operations, on any device and in any precision.
+pub fn lstm_plain(
+    x: &Tensor,
+    weights: &LstmWeights,
+    hidden: &Tensor,
+    cell: &Tensor,
     lengths: Option<&[usize]>,
-) -> Result<Tensor> {
-    let n_steps = projected.dim(0)?;
-    let recurrent = recurrent.t()?;
-    let (mut hidden, mut cell) = (start.get(0)?, start.get(1)?);
-    let mut outputs = Vec::with_capacity(n_steps + 2);
+) -> Result<LstmOutput> {
+    let (n_samples, n_steps, width) = x.dims3()?;
+    let bias = (&weights.input_bias + &weights.recurrent_bias)?;
+    let projected = x.reshape((n_samples * n_steps, width))?.matmul(&weights.input.t()?)?;
+    let projected = projected.broadcast_add(&bias)?.reshape((n_samples, n_steps, ()))?;
+    // By time, so that the rows of a step lie together.
+    let projected = projected.transpose(0, 1)?.contiguous()?;
+    let recurrent = weights.recurrent.t()?;
+    let (mut hidden, mut cell) = (hidden.clone(), cell.clone());
+    let mut outputs = Vec::with_capacity(n_steps);
     for step in 0..n_steps {
         let gates = (projected.get(step)? + hidden.matmul(&recurrent)?)?.chunk(4, 1)?;
         let kept = (sigmoid(&gates[1])? * &cell)?;
@@ -39,8 +43,7 @@ pub fn recurrence(
             }
         }
     }
-    outputs.extend([hidden, cell]);
-    Ok(Tensor::stack(&outputs, 0)?)
+    Ok(LstmOutput { sequence: Tensor::stack(&outputs, 1)?, hidden, cell })
 }
 
 /// `[B, D]` of u8, 1 where the sample has this step; `None` if all have.

@@ -7,25 +7,50 @@
 //! Randomness is a function, not a state: [`random`] turns (seed, step, site, index) into a number, so results
 //! depend neither on the thread count nor on what was drawn before.
 
+pub mod attention;
+pub mod attention_fused;
+pub mod attention_mask;
 pub mod dropout;
+pub mod gate;
+pub mod gate_fused;
+pub mod grn;
+pub mod grn_fused;
+pub mod grn_tile;
 pub mod layer_norm;
 pub mod layer_norm_fused;
+pub mod linear;
+pub mod linear_fused;
 pub mod lstm;
 pub mod lstm_fused;
 pub mod lstm_plain;
+mod lstm_tile;
 pub mod quantile_loss;
 pub mod random;
+pub mod resample;
+pub mod rows;
+pub mod simd;
 pub mod softmax;
+pub mod split;
 pub mod stretch;
+pub mod vsn;
 
+mod attention_backward;
+mod attention_forward;
 mod host;
+mod pack;
 
 #[cfg(test)]
 pub(crate) mod check;
 
+pub use attention::{AttentionMask, Decoder, attention, attention_weights};
 pub use dropout::Dropout;
+pub use gate::{GateWeights, gate_add_norm};
+pub use grn::{GrnWeights, grn};
+pub(crate) use host::is_host_f32;
 pub use layer_norm::layer_norm;
+pub use linear::linear;
 pub use lstm::{LstmOutput, LstmWeights, lstm};
 pub use quantile_loss::quantile_loss;
+pub use resample::{ResampleWeights, resample_norm};
 pub use softmax::{masked_softmax, softmax};
 pub use stretch::stretch;

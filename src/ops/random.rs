@@ -32,7 +32,7 @@ impl Key {
     }
 
     /// 64 random bits at `index`.
-    #[inline]
+    #[inline(always)]
     pub fn bits(self, index: u64) -> u64 {
         mix(self.0.wrapping_add(index.wrapping_add(1).wrapping_mul(GOLDEN)))
     }
@@ -49,7 +49,7 @@ impl Key {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

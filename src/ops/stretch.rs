@@ -33,6 +33,39 @@ fn position(i: usize, from: usize, to: usize) -> (usize, f32) {
     (below, position - below as f32)
 }
 
+/// The same interpolation for single vectors in memory, in either direction.
+pub struct Stretch {
+    from: usize,
+    /// Per output: the input at or before it, and the share of the next one.
+    positions: Vec<(usize, f32)>,
+}
+
+impl Stretch {
+    /// From `from` points (one at least) to `to`.
+    pub fn new(from: usize, to: usize) -> Self {
+        Stretch { from, positions: (0..to).map(|i| position(i, from, to)).collect() }
+    }
+
+    /// The inputs of output `i` with their weights.
+    pub fn inputs_of(&self, i: usize) -> [(usize, f32); 2] {
+        let (below, fraction) = self.positions[i];
+        [(below, 1.0 - fraction), ((below + 1).min(self.from - 1), fraction)]
+    }
+
+    /// `[from]` to `[to]`.
+    pub fn apply(&self, x: &[f32]) -> Vec<f32> {
+        let at = |i| self.inputs_of(i).iter().map(|&(at, weight)| weight * x[at]).sum();
+        (0..self.positions.len()).map(at).collect()
+    }
+
+    /// Adds the gradient of the input, from the one of the output.
+    pub fn add_back(&self, dy: &[f32], dx: &mut [f32]) {
+        for (i, d) in dy.iter().enumerate() {
+            self.inputs_of(i).iter().for_each(|&(at, weight)| dx[at] += weight * d);
+        }
+    }
+}
+
 /// `x` interpolated along its last axis by a [`matrix`].
 ///
 /// - Shapes: `x [.., from]`, `matrix [from, to]` -> `[.., to]`.
@@ -66,6 +99,20 @@ mod tests {
         case(&[7.0, 8.0, 9.0], &[7.0]);
         case(&[0.0, 1.0, 2.0, 3.0, 4.0], &[0.0, 2.0, 4.0]);
         case(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn vectors_are_stretched_as_tensors_are_and_gradients_go_the_other_way() {
+        for (from, to) in [(1, 5), (3, 7), (7, 3), (6, 6), (5, 1), (85, 20)] {
+            let (x, dy) = (noise("x", &[1, from]), noise("dy", &[1, to]));
+            let m = matrix(from, to, &Device::Cpu).unwrap();
+            let stretch_of = Stretch::new(from, to);
+            let expected = values(&stretch(&x, &m).unwrap());
+            assert_close(&stretch_of.apply(&values(&x)), &expected, 1e-6);
+            let mut dx = vec![0.0; from];
+            stretch_of.add_back(&values(&dy), &mut dx);
+            assert_close(&dx, &values(&dy.matmul(&m.t().unwrap()).unwrap()), 1e-5);
+        }
     }
 
     #[test]

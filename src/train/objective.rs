@@ -176,8 +176,7 @@ mod tests {
         let nothing = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
         let output = TftOutput {
             prediction: vars.iter().map(|var| var.as_tensor().clone()).collect(),
-            encoder_attention: nothing.clone(),
-            decoder_attention: nothing.clone(),
+            attention: None,
             static_variables: nothing.clone(),
             encoder_variables: nothing.clone(),
             decoder_variables: nothing,

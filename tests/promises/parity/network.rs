@@ -22,7 +22,9 @@ pub fn check(fixture: &Fixture) -> Result<String> {
     let params = Params::from_tensors(&config, &fixture.under("param."), &Device::Cpu)?;
     fixture.check_layout(&params)?;
     let input = fixture.input("", n_targets)?;
-    let output = Tft::new(&config, &params)?.forward(&input, &Mode::Eval)?;
+    let network = Tft::new(&config, &params)?;
+    let output = network.forward(&input, &Mode::Explain)?;
+    check_unexplained(&network.forward(&input, &Mode::Eval)?, &output)?;
     let off = check_outputs(fixture, &output)?;
     let targets = fixture.per_target("y.target", n_targets)?;
     let options = fixture.loss_options("", &input.decoder_lengths);
@@ -46,14 +48,15 @@ pub fn check(fixture: &Fixture) -> Result<String> {
 fn check_outputs(fixture: &Fixture, output: &TftOutput) -> Result<f64> {
     let n_targets = output.prediction.len();
     let allowed = |group: &str| fixture.allowed(&format!("out.{group}"), OUTPUT);
+    let attention = output.attention.as_ref().context("the weights of the attention")?;
     let mut worst = 0f64;
     for (i, forecast) in output.prediction.iter().enumerate() {
         let name = of_target("out.prediction", i, n_targets);
         worst = worst.max(fixture.compare(forecast, &name, allowed("prediction"))?);
     }
     for (group, found) in [
-        ("encoder_attention", &output.encoder_attention),
-        ("decoder_attention", &output.decoder_attention),
+        ("encoder_attention", &attention.encoder),
+        ("decoder_attention", &attention.decoder),
         ("static_variables", &output.static_variables),
         ("encoder_variables", &output.encoder_variables),
         ("decoder_variables", &output.decoder_variables),
@@ -61,6 +64,16 @@ fn check_outputs(fixture: &Fixture, output: &TftOutput) -> Result<f64> {
         worst = worst.max(fixture.compare(found, &format!("out.{group}"), allowed(group))?);
     }
     Ok(worst)
+}
+
+/// Explaining a forecast changes nothing in it.
+fn check_unexplained(plain: &TftOutput, explained: &TftOutput) -> Result<()> {
+    ensure!(plain.attention.is_none(), "weights of the attention that nobody asked for");
+    for (a, b) in plain.prediction.iter().zip(&explained.prediction) {
+        let [a, b] = [a, b].map(|x| x.flatten_all()?.to_vec1::<f32>());
+        ensure!(a? == b?, "the explained forecast is another one");
+    }
+    Ok(())
 }
 
 /// Every parameter: the recorded gradient, or none (or zeros) where the library had none.

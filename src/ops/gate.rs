@@ -1,0 +1,162 @@
+//! The gated skip connection: `LN(GLU(x) + skip)` (Lim et al., equations 3 to 5).
+
+use candle_core::{Result, Tensor, bail};
+use candle_nn::ops::sigmoid;
+
+use super::dropout::Mask;
+use super::gate_fused::{GateSizes, gate_add_norm_fused};
+use super::host::is_host_f32;
+use super::layer_norm::layer_norm_plain;
+use super::linear::linear_plain;
+
+/// The parameters of a gate, weight before bias.
+#[derive(Clone)]
+pub struct GateWeights {
+    /// `[2 out, in]` and `[2 out]`: the values, then the gates.
+    pub gate: (Tensor, Tensor),
+    /// `[out]` each.
+    pub norm: (Tensor, Tensor),
+}
+
+impl GateWeights {
+    /// - Errors: shapes that do not belong to one gate.
+    pub(super) fn sizes(&self) -> Result<GateSizes> {
+        let (twice, n_in) = self.gate.0.dims2()?;
+        let n_out = twice / 2;
+        let (bias, weight, shift) = (self.gate.1.dims(), self.norm.0.dims(), self.norm.1.dims());
+        if n_out == 0 || twice != 2 * n_out || bias != [twice] || weight != [n_out] || shift != [n_out] {
+            bail!("a gate of {:?} with bias {bias:?} and norm {weight:?}, {shift:?}", self.gate.0.dims());
+        }
+        Ok(GateSizes { n_in, n_out })
+    }
+
+    /// In the order in which [`super::gate_fused`] packs them.
+    pub(super) fn tensors(&self) -> [&Tensor; 4] {
+        [&self.gate.0, &self.gate.1, &self.norm.0, &self.norm.1]
+    }
+}
+
+/// `LN(GLU(x) + skip)`, with dropout on `x` if there is a mask.
+///
+/// - Shapes: `x [.., in]`, `skip [.., out]` -> `[.., out]`.
+/// - Errors: shapes that do not fit.
+pub fn gate_add_norm(x: &Tensor, skip: &Tensor, weights: &GateWeights, mask: Option<Mask>) -> Result<Tensor> {
+    let GateSizes { n_in, n_out } = weights.sizes()?;
+    let fits = match (x.dims(), skip.dims()) {
+        ([outer @ .., x], [outer_skip @ .., skip]) => outer == outer_skip && (*x, *skip) == (n_in, n_out),
+        _ => false,
+    };
+    if !fits {
+        bail!("a gate from {n_in} to {n_out} with inputs {:?} and {:?}", x.dims(), skip.dims());
+    }
+    let form = if is_host_f32(x) { gate_add_norm_fused } else { gate_add_norm_plain };
+    form(x, skip, weights, mask)
+}
+
+/// [`gate_add_norm`] in tensor operations, on any device and in any precision.
+pub fn gate_add_norm_plain(
+    x: &Tensor,
+    skip: &Tensor,
+    weights: &GateWeights,
+    mask: Option<Mask>,
+) -> Result<Tensor> {
+    let dropped = match mask {
+        Some(mask) => mask.apply(x)?,
+        None => x.clone(),
+    };
+    let sum = (glu_plain(&dropped, &weights.gate.0, &weights.gate.1)? + skip)?;
+    layer_norm_plain(&sum, &weights.norm.0, &weights.norm.1)
+}
+
+/// Half of a linear layer's outputs, each scaled by the sigmoid of its partner in the other half.
+fn glu_plain(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let width = weight.dim(0)? / 2;
+    // The weights are split rather than the result: the backward of a slice pads it to full size again.
+    let half =
+        |start| linear_plain(x, &weight.narrow(0, start, width)?, Some(&bias.narrow(0, start, width)?));
+    half(0)? * sigmoid(&half(width)?)?
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+    use crate::ops::Dropout;
+    use crate::ops::check::*;
+
+    fn all_vars(outer: &[usize], n_in: usize, n_out: usize) -> Vec<Var> {
+        let (x, skip) = ([outer, &[n_in]].concat(), [outer, &[n_out]].concat());
+        vars(&[
+            ("x", &x),
+            ("skip", &skip),
+            ("gate.weight", &[2 * n_out, n_in]),
+            ("gate.bias", &[2 * n_out]),
+            ("norm.weight", &[n_out]),
+            ("norm.bias", &[n_out]),
+        ])
+    }
+
+    fn weights(vars: &[Var]) -> GateWeights {
+        let tensor = |i: usize| vars[i].as_tensor().clone();
+        GateWeights { gate: (tensor(2), tensor(3)), norm: (tensor(4), tensor(5)) }
+    }
+
+    fn masks() -> [Option<Mask>; 2] {
+        [None, Dropout::new(0.3, 4, 2).site()]
+    }
+
+    #[test]
+    fn the_fused_form_equals_the_plain_one_in_value_and_every_gradient() {
+        for (outer, n_in, n_out) in [
+            (&[1][..], 1, 1),
+            (&[3], 5, 16),
+            (&[17], 16, 5),
+            (&[33], 22, 22),
+            (&[2, 32], 64, 32),
+            (&[3, 2, 16], 32, 64),
+            (&[40, 20], 16, 16),
+        ] {
+            for mask in masks() {
+                let vars = all_vars(outer, n_in, n_out);
+                let fused = |v: &[Var]| gate_add_norm_fused(&v[0], &v[1], &weights(v), mask).unwrap();
+                let plain = |v: &[Var]| gate_add_norm_plain(&v[0], &v[1], &weights(v), mask).unwrap();
+                assert_forms_agree(&vars, &fused, &plain, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_equal_finite_differences() {
+        let vars = all_vars(&[2, 3], 4, 3);
+        for mask in masks() {
+            assert_gradients(&vars, 3e-3, || {
+                let y = gate_add_norm(&vars[0], &vars[1], &weights(&vars), mask)?;
+                (y * noise("direction", &[2, 3, 3]))?.sum_all()
+            });
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let vars = all_vars(&[60, 40], 16, 22);
+        let [_, mask] = masks();
+        let form = |v: &[Var]| gate_add_norm_fused(&v[0], &v[1], &weights(v), mask).unwrap();
+        assert_threads_agree(&vars, &form);
+    }
+
+    #[test]
+    fn misfitting_shapes_are_refused() {
+        let refused = |x: &[usize], skip: &[usize]| {
+            let weights = weights(&all_vars(&[1], 4, 3));
+            gate_add_norm(&noise("x", x), &noise("skip", skip), &weights, None).is_err()
+        };
+        assert!(!refused(&[2, 4], &[2, 3]));
+        assert!(refused(&[2, 5], &[2, 3]));
+        assert!(refused(&[2, 4], &[2, 4]));
+        assert!(refused(&[2, 4], &[1, 3]));
+        let mut odd = weights(&all_vars(&[1], 4, 3));
+        odd.norm.1 = noise("norm", &[4]);
+        assert!(gate_add_norm(&noise("x", &[2, 4]), &noise("skip", &[2, 3]), &odd, None).is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! The gated skip connection as one operation, tile by tile, for f32 on the CPU.
+//!
+//! Nothing is kept between forward and backward: a tile is computed anew where its gradient is due, which takes less
+//! time than writing it to memory and reading it back. [`super::gate::gate_add_norm_plain`] is the oracle.
+
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
+
+use super::dropout::Mask;
+use super::gate::GateWeights;
+use super::grn_tile::{Pair, norm_backward};
+use super::host::{contiguous, host_values};
+use super::linear_fused::add_gradients;
+use super::pack::{Places, pack};
+use super::rows::{Output, Rows, TileRows};
+use super::simd::{Init, Matrix, ROWS, Simd};
+use super::split::sum_in_order;
+
+/// `LN(GLU(x) + skip)`; shapes as in [`super::gate_add_norm`], which has checked them.
+pub fn gate_add_norm_fused(
+    x: &Tensor,
+    skip: &Tensor,
+    weights: &GateWeights,
+    mask: Option<Mask>,
+) -> Result<Tensor> {
+    let sizes = weights.sizes()?;
+    let mut places = Places::default();
+    let gate = Gate {
+        sizes,
+        mask,
+        linear: places.pair(2 * sizes.n_out * sizes.n_in, 2 * sizes.n_out),
+        norm: places.pair(sizes.n_out, sizes.n_out),
+    };
+    x.contiguous()?.apply_op3(&skip.contiguous()?, &pack(&weights.tensors())?, gate)
+}
+
+/// Widths of a gate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GateSizes {
+    pub n_in: usize,
+    pub n_out: usize,
+}
+
+struct Gate {
+    sizes: GateSizes,
+    mask: Option<Mask>,
+    /// Where the parameters lie.
+    linear: Pair,
+    norm: Pair,
+}
+
+/// Working memory of one part: the tiles of its rows.
+struct Tiles {
+    /// The input, what is dropped dropped.
+    x: Vec<f32>,
+    skip: Vec<f32>,
+    factors: Vec<f32>,
+    /// Values and opened gates; in the backward their gradients.
+    linear: Vec<f32>,
+    /// The sum with the skip, normalised.
+    normal: Vec<f32>,
+    inverse: Vec<f32>,
+    y: Vec<f32>,
+    rows: Vec<f32>,
+}
+
+impl Gate {
+    fn tiles(&self) -> Tiles {
+        let GateSizes { n_in, n_out } = self.sizes;
+        let tile = |n: usize| vec![0f32; n * ROWS];
+        Tiles {
+            x: tile(n_in),
+            skip: tile(n_out),
+            factors: tile(n_in),
+            linear: tile(2 * n_out),
+            normal: tile(n_out),
+            inverse: tile(1),
+            y: tile(n_out),
+            rows: tile(n_in),
+        }
+    }
+
+    /// Reads a tile of both inputs and leaves the result in `y`.
+    fn forward(
+        &self,
+        simd: Simd,
+        values: &[f32],
+        (x, skip): (&[f32], &[f32]),
+        tile: TileRows,
+        own: &mut Tiles,
+    ) {
+        let GateSizes { n_in, n_out } = self.sizes;
+        tile.load(simd, x, n_in, &mut own.x);
+        tile.load(simd, skip, n_out, &mut own.skip);
+        if let Some(mask) = self.mask {
+            mask.factors(simd, tile.first, n_in, &mut own.factors);
+            simd.multiply(&own.factors, &mut own.x);
+        }
+        let bias = Init::Bias(&values[self.linear.bias.clone()]);
+        let weight = Matrix::rows(&values[self.linear.weight.clone()], n_in);
+        simd.product(weight, (2 * n_out, n_in), &own.x, bias, &mut own.linear);
+        simd.glu(&mut own.linear, n_out, &mut own.normal);
+        simd.add(&own.skip, &mut own.normal);
+        let norm = (&values[self.norm.weight.clone()], &values[self.norm.bias.clone()]);
+        simd.layer_norm(&mut own.normal, n_out, norm, &mut own.inverse, &mut own.y);
+    }
+
+    /// Follows a [`forward`](Self::forward) of the same tile: from the gradient in `y` to those of both inputs, in `x`
+    /// and `skip`; those of the parameters are added to `grads`.
+    fn backward(&self, simd: Simd, values: &[f32], own: &mut Tiles, grads: &mut [f32]) {
+        let GateSizes { n_in, n_out } = self.sizes;
+        let behind = (&own.y[..], &own.normal[..], &own.inverse[..]);
+        norm_backward(simd, &self.norm, values, grads, behind, n_out, &mut own.skip);
+        simd.glu_backward(&own.skip, &mut own.linear, n_out);
+        simd.store_rows(&own.x, n_in, &mut own.rows, n_in, ROWS);
+        add_gradients(simd, &own.linear, &own.rows, (2 * n_out, n_in), &self.linear, grads);
+        let back = Matrix::columns(&values[self.linear.weight.clone()], n_in);
+        simd.product(back, (n_in, 2 * n_out), &own.linear, Init::Zero, &mut own.x);
+        if self.mask.is_some() {
+            simd.multiply(&own.factors, &mut own.x);
+        }
+    }
+}
+
+impl CustomOp3 for Gate {
+    fn name(&self) -> &'static str {
+        "gate-add-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, skip, values) = (contiguous(s1, l1)?, contiguous(s2, l2)?, contiguous(s3, l3)?);
+        let (simd, n_out) = (Simd::best(), self.sizes.n_out);
+        let mut y = vec![0f32; skip.len()];
+        Rows::free(skip.len() / n_out).in_parts([Output::PerRow(&mut y, n_out)], |part, [y]| {
+            let mut own = self.tiles();
+            for tile in part.tiles() {
+                self.forward(simd, values, (x, skip), tile, &mut own);
+                tile.store(simd, &own.y, n_out, y);
+            }
+        });
+        Ok((CpuStorage::F32(y), l2.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        skip: &Tensor,
+        params: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let [xs, skips, values, dy] = [x, skip, params, &grad].map(host_values);
+        let (xs, skips, values, dy) = (xs.slice()?, skips.slice()?, values.slice()?, dy.slice()?);
+        let (simd, GateSizes { n_in, n_out }) = (Simd::best(), self.sizes);
+        let (mut d_x, mut d_skip) = (vec![0f32; xs.len()], vec![0f32; skips.len()]);
+        let outputs = [Output::PerRow(&mut d_x, n_in), Output::PerRow(&mut d_skip, n_out)];
+        let parts = Rows::free(skips.len() / n_out).in_parts(outputs, |part, [d_x, d_skip]| {
+            let (mut own, mut grads) = (self.tiles(), vec![0f32; values.len()]);
+            for tile in part.tiles() {
+                self.forward(simd, values, (xs, skips), tile, &mut own);
+                tile.load(simd, dy, n_out, &mut own.y);
+                self.backward(simd, values, &mut own, &mut grads);
+                tile.store(simd, &own.x, n_in, d_x);
+                tile.store(simd, &own.skip, n_out, d_skip);
+            }
+            grads
+        });
+        let d_x = Tensor::from_vec(d_x, x.shape(), &Device::Cpu)?;
+        let d_skip = Tensor::from_vec(d_skip, skip.shape(), &Device::Cpu)?;
+        let d_params = Tensor::from_vec(sum_in_order(simd, parts), params.shape(), &Device::Cpu)?;
+        Ok((Some(d_x), Some(d_skip), Some(d_params)))
+    }
+}

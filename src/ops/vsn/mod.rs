@@ -1,0 +1,182 @@
+//! Variable selection as one operation with a hand-written backward, for f32 on the CPU.
+//!
+//! This is three quarters of the network's arithmetic. Op by op it makes an embedding, a hidden layer, two gates and two
+//! norms of every variable at every step, tens of megabytes per sample; here a tile of 32 steps goes through all variables
+//! while it lies in the cache, and only the selection leaves. [`weights`] packs the parameters, [`collapse`] multiplies the
+//! embeddings out, [`tile`] runs tiles forward and backward; the backward computes a tile anew instead of keeping it.
+//!
+//! The oracle is the composition of plain operations in [`crate::model::vsn`], which also serves what is not supported
+//! here: a single variable, several columns in one embedding, networks shared with categoricals.
+
+mod collapse;
+#[cfg(test)]
+mod tests;
+mod tile;
+pub mod weights;
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result as CandleResult, Shape, Tensor};
+
+use collapse::Collapsed;
+use tile::{Sizes, Worker};
+use weights::{Packed, VsnWeights};
+
+use super::dropout::{Dropout, Mask};
+use super::host::{contiguous, host_values};
+use super::simd::Simd;
+use super::split::{in_parts, in_parts_with, sum_in_order};
+
+const EPSILON: f32 = 1e-5;
+
+/// The inputs of a selection; they get no gradient.
+pub struct VsnInput<'a> {
+    /// `[B, T, R]` f32.
+    pub reals: &'a Tensor,
+    /// `[B, T, C]` u32.
+    pub codes: &'a Tensor,
+    /// The joint network's context, projected: `[B, hidden of the joint]`.
+    pub context: Option<&'a Tensor>,
+}
+
+/// Selects among the variables at every step: the selection `[B, T, D]` and the weights `[B, T, N]`.
+///
+/// The weights are a by-product for people to read: they carry no gradient.
+///
+/// - Errors: fewer than two variables; a code beyond its table; shapes that do not fit; anything but f32 on the CPU.
+pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) -> Result<(Tensor, Tensor)> {
+    let (n_samples, n_steps, n_reals) = input.reals.dims3()?;
+    let (parameters, packed) = weights.pack()?;
+    let n_codes = input.codes.dim(2)?;
+    ensure!(packed.reals.iter().all(|real| real.column < n_reals), "a real beyond {n_reals} columns");
+    let joint_hidden = packed.joint.second[1].shape[0];
+    // Without a context all rows are of one kind: one long sample.
+    let (n_groups, n_rows) = match input.context {
+        Some(_) => (n_samples, n_steps),
+        None => (1, n_samples * n_steps),
+    };
+    let context = match input.context {
+        Some(context) => context.reshape((n_samples, joint_hidden)).context("the joint network's context")?,
+        None => Tensor::zeros((1, joint_hidden), parameters.dtype(), parameters.device())?,
+    };
+    let codes: Vec<u32> = input.codes.flatten_all()?.to_vec1()?;
+    for categorical in &packed.categoricals {
+        ensure!(categorical.column < n_codes, "a categorical beyond {n_codes} columns");
+        let largest = codes.iter().skip(categorical.column).step_by(n_codes).max();
+        let n_known = categorical.table.shape[0];
+        ensure!(largest.is_none_or(|&code| (code as usize) < n_known), "a code beyond a table of {n_known}");
+    }
+    let masks = masks(&packed, dropout);
+    let sizes = Sizes { n_groups, n_rows, n_reals, n_codes, hidden: packed.hidden };
+    let op = Selection {
+        sizes,
+        reals: input.reals.contiguous()?,
+        codes,
+        masks,
+        packed,
+        shares: Arc::new(OnceLock::new()),
+    };
+    let (shares, n_variables, hidden) = (op.shares.clone(), op.packed.n_variables(), op.packed.hidden);
+    let selected = context.contiguous()?.apply_op2(&parameters, op)?;
+    let shares = shares.get().context("the selection ran")?.clone();
+    let shares = Tensor::from_vec(shares, (n_samples, n_steps, n_variables), &Device::Cpu)?;
+    Ok((selected.reshape((n_samples, n_steps, hidden))?, shares))
+}
+
+/// A mask per network, in the order of the variables, the joint one last.
+fn masks(packed: &Packed, dropout: &Dropout) -> Option<Vec<Mask>> {
+    (0..=packed.reals.len()).map(|_| dropout.site()).collect()
+}
+
+struct Selection {
+    sizes: Sizes,
+    reals: Tensor,
+    codes: Vec<u32>,
+    /// One per real variable, then the joint network's.
+    masks: Option<Vec<Mask>>,
+    packed: Packed,
+    shares: Arc<OnceLock<Vec<f32>>>,
+}
+
+impl CustomOp2 for Selection {
+    fn name(&self) -> &'static str {
+        "variable-selection"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (context, parameters) = (contiguous(s1, l1)?, contiguous(s2, l2)?);
+        let simd = Simd::best();
+        let collapsed = Collapsed::of(&self.packed);
+        let values = collapsed.values(&self.packed, parameters);
+        let Sizes { n_groups, n_rows, hidden, .. } = self.sizes;
+        let n_variables = self.packed.n_variables();
+        let mut selected = vec![0f32; n_groups * n_rows * hidden];
+        let mut shares = vec![0f32; n_groups * n_rows * n_variables];
+        let reals = host_values(&self.reals);
+        let reals = reals.slice()?;
+        let (out_len, share_len) = (n_rows * hidden, n_rows * n_variables);
+        in_parts_with((&mut selected, out_len), (&mut shares, share_len), |first, selected, shares| {
+            let mut worker = self.worker(simd, &collapsed, &values, reals, context);
+            let groups = selected.chunks_mut(out_len.max(1)).zip(shares.chunks_mut(share_len.max(1)));
+            for (i, (selected, shares)) in groups.enumerate() {
+                worker.forward(first + i, selected, shares);
+            }
+        });
+        let _ = self.shares.set(shares);
+        Ok((CpuStorage::F32(selected), (n_groups, n_rows, hidden).into()))
+    }
+
+    fn bwd(
+        &self,
+        context: &Tensor,
+        parameters: &Tensor,
+        _result: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let simd = Simd::best();
+        let grad = grad.contiguous()?;
+        let [context_values, parameter_values, grad, reals] =
+            [context, parameters, &grad, &self.reals].map(host_values);
+        let (grad, reals) = (grad.slice()?, reals.slice()?);
+        let (context_values, parameter_values) = (context_values.slice()?, parameter_values.slice()?);
+        let collapsed = Collapsed::of(&self.packed);
+        let values = collapsed.values(&self.packed, parameter_values);
+        let (joint_hidden, group_len) = (context.dim(1)?, self.sizes.n_rows * self.sizes.hidden);
+        let mut d_context = vec![0f32; context.elem_count()];
+        let grads = in_parts(&mut d_context, joint_hidden, |first, d_context| {
+            let mut grads = vec![0f32; collapsed.len];
+            let mut worker = self.worker(simd, &collapsed, &values, reals, context_values);
+            for (i, d_context) in d_context.chunks_mut(joint_hidden).enumerate() {
+                let at = (first + i) * group_len;
+                worker.backward(first + i, &grad[at..at + group_len], d_context, &mut grads);
+            }
+            grads
+        });
+        let grads = sum_in_order(simd, grads);
+        let d_parameters = collapsed.expand(&self.packed, parameter_values, &grads);
+        let d_parameters = Tensor::from_vec(d_parameters, parameters.shape(), &Device::Cpu)?;
+        let d_context = Tensor::from_vec(d_context, context.shape(), &Device::Cpu)?;
+        Ok((Some(d_context), Some(d_parameters)))
+    }
+}
+
+impl Selection {
+    fn worker<'a>(
+        &'a self,
+        simd: Simd,
+        collapsed: &'a Collapsed,
+        values: &'a [f32],
+        reals: &'a [f32],
+        context: &'a [f32],
+    ) -> Worker<'a> {
+        let masks = self.masks.as_deref();
+        Worker::new(simd, self.sizes, collapsed, values, (reals, &self.codes), context, masks)
+    }
+}
