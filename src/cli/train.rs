@@ -48,7 +48,7 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Exit> {
     let _lock = site.lock("train", now, args.wait.duration())?;
     let window = chosen_window(&site, args.window.as_deref())?;
     let start = match &args.from {
-        Some(text) if text.starts_with(archive::PREFIX) => {
+        Some(text) if archive::is_lineage_name(text) => {
             Start::From(archive::find(&site.checkpoints_dir(), text)?)
         }
         Some(text) => {

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::transform::Transformation;
 
+/// Sizes beyond it are slips of the keyboard: such a network would not fit into any machine.
+const MAX_SIZE: usize = 16_384;
+
 /// One embedding table: a categorical, or a group of categoricals that share it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmbeddingSize {
@@ -106,6 +109,8 @@ impl TftConfig {
     fn validate_sizes(&self) -> Result<()> {
         ensure!(self.hidden_size > 0, "hidden_size is 0");
         ensure!(self.lstm_layers > 0, "lstm_layers is 0");
+        let largest = self.hidden_size.max(self.hidden_continuous_size).max(self.lstm_layers);
+        ensure!(largest <= MAX_SIZE, "a size of {largest} is more than {MAX_SIZE}");
         let heads = self.attention_head_size;
         ensure!(heads > 0, "attention_head_size is 0");
         ensure!(heads <= self.hidden_size, "{heads} heads do not fit into hidden_size {}", self.hidden_size);

@@ -12,7 +12,7 @@
 //! with its moments, its mean of the weights, its counters and its scalers. The copy comes first and the other lineage
 //! writes later: a crash at any moment leaves the old state in `last`, here, or in both.
 //!
-//! The newest `retention.lineages` of them are kept. Models are not this module's: they are kept and pruned by the
+//! The newest `retention.lineages` of them are kept; older ones go once the run that left one is on disk. Models are not this module's: they are kept and pruned by the
 //! registry, whatever lineage they come from.
 
 use std::cmp::Reverse;
@@ -28,8 +28,15 @@ use crate::fsx::{self, StagedDir};
 
 /// Folder name below `checkpoints/`.
 pub const LINEAGES: &str = "lineages";
-/// What the names of lineages, and so of these folders, begin with.
+/// What the names of lineages that begin here begin with.
 pub const PREFIX: &str = "lineage_";
+/// And those of imported networks.
+pub const IMPORT_PREFIX: &str = "import-";
+
+/// Whether `name` looks like that of a lineage, and not like a model's.
+pub fn is_lineage_name(name: &str) -> bool {
+    [PREFIX, IMPORT_PREFIX].iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// A kept lineage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +82,7 @@ pub fn list(checkpoints_dir: &Path) -> Result<Vec<Kept>> {
     let mut kept = Vec::new();
     for entry in fsx::list_dir(&dir(checkpoints_dir))? {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(PREFIX) {
+        if is_lineage_name(&name) {
             let state = fsx::read_json::<State>(&entry.path().join(STATE_FILE)).ok();
             kept.push(Kept { name, started_at: state.map(|state| state.run.started_at) });
         }
@@ -148,17 +155,18 @@ mod tests {
     fn only_a_listed_name_is_a_folder() {
         let root = tempfile::tempdir().unwrap();
         let folder = dir(root.path());
-        for name in ["lineage_b_7", "lineage_a_3", ".staging-x"] {
+        for name in ["import-c_9", "lineage_a_3", ".staging-x"] {
             fs::create_dir_all(folder.join(name)).unwrap();
         }
         assert_eq!(find(root.path(), "lineage_a_3").unwrap(), folder.join("lineage_a_3"));
-        for name in ["lineage_c", "lineage_b_7/../lineage_a_3", ".staging-x", ""] {
+        assert_eq!(find(root.path(), "import-c_9").unwrap(), folder.join("import-c_9"));
+        for name in ["lineage_c", "import-c_9/../lineage_a_3", ".staging-x", ""] {
             let error = find(root.path(), name).unwrap_err();
             assert_eq!(Exit::of(&error), Exit::Usage);
             let hint = message_and_hint(&error).1.unwrap();
-            assert_eq!(hint, "there are lineage_a_3, lineage_b_7");
+            assert!(hint.contains("lineage_a_3") && hint.contains("import-c_9"), "{hint}");
         }
         apply_prune(root.path(), &["lineage_a_3".into()]).unwrap();
-        assert_eq!(list(root.path()).unwrap(), [kept("lineage_b_7", None)]);
+        assert_eq!(list(root.path()).unwrap(), [kept("import-c_9", None)]);
     }
 }

@@ -58,7 +58,7 @@ pub use plan::Start;
 pub use record::{TrainOutcome, TrainRecord};
 pub use tally::TargetLoss;
 
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, State};
 use lineage::{Footing, Origin, Setting, config_digest};
 use plan::{Asked, Plan, plan};
 use session::Session;
@@ -191,10 +191,14 @@ fn train_here(
     let limit = request.max_duration.map(|limit| limit.saturating_sub(spent));
     let dir = site.checkpoints_dir();
     let mut session = Session::new(footing, material, &site.config, &device, dir, limit)?;
-    if let Some(last) = &last {
-        keep_left_lineage(site, last, &session.footing.state.lineage, progress)?;
-    }
+    let kept = match &last {
+        Some(last) => keep_left_lineage(site, last, &session.footing.state.lineage, progress)?,
+        None => None,
+    };
     session.run(until, stop, progress)?;
+    if let Some(kept) = kept {
+        prune_lineages(site, &kept)?;
+    }
     publish::publish(site, &session.footing, now)
 }
 
@@ -206,10 +210,15 @@ fn time_spent(request: &TrainRequest, last: Option<&Checkpoint>) -> Duration {
     same.and_then(|run| Duration::try_from_secs_f64(run.duration_secs).ok()).unwrap_or_default()
 }
 
-/// Puts the state of the lineage in `last` where the checkpoints of `next` cannot push it out.
-fn keep_left_lineage(site: &Site, last: &Checkpoint, next: &str, progress: &dyn Progress) -> Result<()> {
+/// Puts the state of the lineage in `last` where the checkpoints of `next` cannot push it out; returns its name there.
+fn keep_left_lineage(
+    site: &Site,
+    last: &Checkpoint,
+    next: &str,
+    progress: &dyn Progress,
+) -> Result<Option<String>> {
     if last.state.lineage == next {
-        return Ok(());
+        return Ok(None);
     }
     let checkpoints_dir = site.checkpoints_dir();
     let name = archive::keep(&checkpoints_dir, last)?;
@@ -217,8 +226,14 @@ fn keep_left_lineage(site: &Site, last: &Checkpoint, next: &str, progress: &dyn 
         "{} is left and kept: `tftctl train --from {name}` goes on with it",
         last.state.lineage
     ));
-    let n_newest = site.config.retention.lineages;
-    let old = archive::plan_prune(&archive::list(&checkpoints_dir)?, n_newest, &name);
+    Ok(Some(name))
+}
+
+/// Deletes the oldest kept lineages, but not `kept`. Only once the run that left it is on disk: until then the lineage it
+/// went back to may exist nowhere else.
+fn prune_lineages(site: &Site, kept: &str) -> Result<()> {
+    let checkpoints_dir = site.checkpoints_dir();
+    let old = archive::plan_prune(&archive::list(&checkpoints_dir)?, site.config.retention.lineages, kept);
     archive::apply_prune(&checkpoints_dir, &old)
 }
 
@@ -270,6 +285,9 @@ fn begin(
     match (plan, last, &request.start) {
         (Plan::Continue { until }, Some(last), _) => {
             let mut footing = Footing::unchanged(last, setting.device)?;
+            if request.run_key.is_none() {
+                tell_what_is_finished(&footing.state, until, request.epochs, progress);
+            }
             let run = &mut footing.state.run;
             progress.note(&format!(
                 "continuing {} at batch {} of {} in epoch {}",
@@ -306,6 +324,16 @@ fn origin_in(site: &Site, dir: &Path) -> Result<Origin> {
     let checkpoint = Checkpoint::read(dir)?;
     let published = publish::published(site, &checkpoint)?;
     Ok(Origin::of_checkpoint(checkpoint, published.as_ref()))
+}
+
+/// An epoch that was left unfinished is finished and nothing more, whatever number was asked for: say so.
+fn tell_what_is_finished(state: &State, until: u32, asked: u32, progress: &dyn Progress) {
+    let n_left = until - state.run.epochs_done;
+    if state.run.epochs_planned != asked && n_left != asked {
+        progress.warn(&format!(
+            "an epoch was left unfinished: it is finished now and nothing more; ask again for {asked} more"
+        ));
+    }
 }
 
 /// The next run of a lineage; or a new lineage, where the config has left the old one behind and that is wanted.

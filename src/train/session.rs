@@ -216,11 +216,12 @@ impl<'a> Session<'a> {
         progress.note(&format!("epoch {} done, train {loss:.4}", state.total_epochs));
     }
 
-    /// Writes `checkpoints/last`, if anything was trained since the last one.
+    /// Writes `checkpoints/last`, if anything was trained since the last one. A run that has not moved a weight yet has
+    /// nothing to write: what fails to train leaves the disk as it was.
     ///
     /// - Errors: the weights are not finite, or so large that they are past saving. The last checkpoint stays.
     fn checkpoint(&mut self) -> Result<()> {
-        if !self.pace.is_dirty() {
+        if !self.pace.is_dirty() || !self.has_moved_weights()? {
             return Ok(());
         }
         let begun = Instant::now();
@@ -244,6 +245,10 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    fn has_moved_weights(&self) -> Result<bool> {
+        Ok(weights_sha256(&self.footing.params)? != self.footing.state.run.weights_before)
+    }
+
     /// The optimizer's moments by parameter name.
     pub fn moments(&self) -> Result<HashMap<String, Tensor>> {
         self.optimizer.moments()
@@ -254,7 +259,7 @@ impl<'a> Session<'a> {
         let run = &self.footing.state.run;
         ensure!(run.guard.n_applied > 0, "the run made no optimizer step: {}", why_no_step(&run.guard));
         ensure!(
-            weights_sha256(&self.footing.params)? != run.weights_before,
+            self.has_moved_weights()?,
             "the run made {} optimizer steps and left every weight unchanged",
             run.guard.n_applied
         );

@@ -1,9 +1,10 @@
 //! From an exchange folder to a model of the site.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ use crate::fsx::{self, FileDigest, StagedDir};
 use crate::model::{Params, QuantileLosses};
 use crate::model_manifest::{self, ModelManifest, PREPROCESSING_FILE, TRAINING_FILE, WEIGHTS_FILE};
 use crate::site::Site;
+use crate::train::archive;
 use crate::train::artifact::{self, read_tensors, weights_sha256};
 use crate::train::lineage::network_difference;
 use crate::train::publish::next_model_dir;
@@ -72,7 +74,7 @@ pub fn import(site: &Site, dir: &Path, now: DateTime<Utc>) -> Result<Imported> {
     if !dir.is_dir() {
         return Err(Refusal::usage(format!("there is no folder {}", dir.display())));
     }
-    let network = Network::read(dir).with_context(|| format!("import {}", dir.display()))?;
+    let network = Network::read(dir, now).with_context(|| format!("import {}", dir.display()))?;
     let weights_sha256 = weights_sha256(&network.params)?;
     let record = network.record(dir, &weights_sha256, now)?;
     let target = next_model_dir(&site.models_dir(), now)?;
@@ -104,7 +106,7 @@ struct Network {
 }
 
 impl Network {
-    fn read(dir: &Path) -> Result<Self> {
+    fn read(dir: &Path, now: DateTime<Utc>) -> Result<Self> {
         let path = dir.join(HYPER_PARAMETERS_FILE);
         let hyper =
             HyperParameters::parse(&fsx::read(&path)?).with_context(|| format!("read {}", path.display()))?;
@@ -114,8 +116,13 @@ impl Network {
             .map(serde_json::from_value)
             .transpose()
             .with_context(|| format!("read `training` of {}", path.display()))?;
+        if let Some(past) = &past {
+            past.ensure_possible(now).with_context(|| format!("read `training` of {}", path.display()))?;
+        }
         let path = dir.join(WEIGHTS_FILE);
-        let params = Params::from_tensors(&hyper.config, &read_tensors(&path)?, &Device::Cpu)
+        let tensors = read_tensors(&path)?;
+        ensure_numbers(&tensors).with_context(|| format!("load {}", path.display()))?;
+        let params = Params::from_tensors(&hyper.config, &tensors, &Device::Cpu)
             .and_then(ensure_finite)
             .with_context(|| format!("load {}", path.display()))?;
         let path = dir.join(PREPROCESSING_FILE);
@@ -147,7 +154,7 @@ impl Network {
             imported_at: now,
             source_model: past.model_id.clone(),
             source_lineage: past.lineage.clone(),
-            lineage: format!("import-{}", &weights_sha256[..12]),
+            lineage: format!("{}{}", archive::IMPORT_PREFIX, &weights_sha256[..12]),
             total_epochs: past.total_epochs,
             total_steps: past.total_steps,
             total_batches: past.total_batches,
@@ -189,6 +196,14 @@ impl Network {
         }));
         warnings
     }
+}
+
+/// Codes or counts are no weights: whole numbers would lose nothing on the way in and mean nothing there.
+fn ensure_numbers(tensors: &HashMap<String, Tensor>) -> Result<()> {
+    for (name, tensor) in tensors.iter().collect::<BTreeMap<_, _>>() {
+        ensure!(tensor.dtype().is_float(), "parameter {name} is {:?}, not floating point", tensor.dtype());
+    }
+    Ok(())
 }
 
 /// A forecast of a broken weight is broken everywhere; an import is the moment to say which.

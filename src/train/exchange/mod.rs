@@ -48,6 +48,18 @@ pub struct Past {
     pub lineage: Option<String>,
 }
 
+impl Past {
+    /// - Errors: counters that no training reaches, or a training on data from after `now`.
+    fn ensure_possible(&self, now: DateTime<Utc>) -> Result<()> {
+        const MOST: u64 = 1 << 53;
+        let largest = self.total_epochs.max(self.total_steps).max(self.total_batches);
+        ensure!(largest <= MOST, "{largest} epochs, steps or batches are more than any training makes");
+        let is_past = self.trained_until.is_none_or(|until| until <= now);
+        ensure!(is_past, "`trained_until` lies in the future");
+        Ok(())
+    }
+}
+
 /// The batches that went into a model's lineage: the one counter that the manifest lacks.
 ///
 /// - Errors: the model's training record cannot be read.
