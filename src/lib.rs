@@ -40,6 +40,7 @@
 //! | `data_buffer/steps/`, `quarantine/` | [`buffer`] | derived; bad rows with their reasons |
 //! | `windows/<end>-<digest>/` | [`window`] | a folder that appears whole, never edited; the name is a digest of its inputs |
 //! | `checkpoints/{last,previous}/` | [`train`] | a folder that appears whole over the one before |
+//! | `checkpoints/lineages/<id>_<steps>/` | [`train`] | a copy of `last` that appears whole, before another lineage replaces it |
 //! | `models/<id>/` | [`train`], its `validation.json` [`registry`] | a folder that appears whole; the verdict is bound to the weights' sha256 |
 //! | `models/champion.json` | [`registry`] | one small file, replaced last |
 //! | `forecasts/<date>.parquet` | [`forecast`] | replaced whole |
@@ -54,7 +55,8 @@
 //! 3. A buffer that came from elsewhere is only read.
 //! 4. Nothing at or after a sample's cutoff reaches its inputs; nothing outside the training part reaches a statistic;
 //!    nothing after `now` is seen by a night.
-//! 5. `--epochs N` adds N epochs; a training that made no step, or moved no weight, is an error.
+//! 5. `--epochs N` adds N epochs; a training that made no step, or moved no weight, is an error; a new lineage leaves
+//!    the old one's state and models where they can be gone on from.
 //! 6. The champion changes by one rename, and only to bytes that passed the exam or by a logged act of a person.
 //! 7. A night is done once per logical date, whatever is killed when.
 

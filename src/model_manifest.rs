@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::error::Refusal;
 use crate::fsx::{self, FileDigest, MANIFEST};
 
 /// The newest manifest format this program writes, and reads.
@@ -21,7 +22,7 @@ pub const ID_PREFIX: &str = "tft_model_";
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// The network's shape.
 pub const CONFIG_FILE: &str = "config.json";
-/// Vocabulary, scalers and lengths: what turns a grid into the network's inputs.
+/// Vocabulary, scalers and lengths: what turns a grid into the network's inputs. An imported network may come without.
 pub const PREPROCESSING_FILE: &str = "preprocessing.json";
 /// How the weights came to be.
 pub const TRAINING_FILE: &str = "training.json";
@@ -46,14 +47,14 @@ pub struct ModelManifest {
     pub lineage: String,
     /// The model or checkpoint this one was continued from.
     pub parent: Option<String>,
-    /// The window it was trained on.
+    /// The window it was trained on; empty for an imported one.
     pub window_id: String,
     /// End of the newest training target of the whole lineage: an exam must lie after it.
     pub trained_until: DateTime<Utc>,
     /// The night it was trained for, if a night did it.
     pub logical_date: Option<NaiveDate>,
-    /// Mean training loss of the last epoch, in scaled units.
-    pub loss_train: f64,
+    /// Mean training loss of the last epoch, in scaled units; none where an import does not know it.
+    pub loss_train: Option<f64>,
     /// Samples of one epoch.
     pub n_samples: u64,
     /// Optimizer steps of this training.
@@ -113,6 +114,25 @@ impl ModelManifest {
         Ok(())
     }
 
+    /// Whether the model knows how to make its inputs from metrics.
+    pub fn has_preprocessing(&self) -> bool {
+        self.files.iter().any(|file| file.name == PREPROCESSING_FILE)
+    }
+
+    /// Checks that the model can be fed.
+    ///
+    /// - Errors: [`Refusal::Usage`]: it was imported without vocabulary and scalers.
+    pub fn ensure_has_preprocessing(&self) -> Result<()> {
+        if self.has_preprocessing() {
+            return Ok(());
+        }
+        Err(Refusal::usage(format!(
+            "{} was imported without vocabulary and scalers ({PREPROCESSING_FILE}): it can be shown and exported, but \
+             not examined, promoted, forecast with or trained from",
+            self.id
+        )))
+    }
+
     /// Bytes of all files together.
     pub fn size_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
@@ -155,7 +175,7 @@ mod tests {
             window_id: "w".into(),
             trained_until: DateTime::UNIX_EPOCH,
             logical_date: None,
-            loss_train: 0.25,
+            loss_train: Some(0.25),
             n_samples: 10,
             optimizer_steps: 100,
             duration_secs: 1.5,
@@ -176,6 +196,18 @@ mod tests {
         assert!(manifest.verify(&dir).is_err());
         fs::write(dir.join(WEIGHTS_FILE), b"weight").unwrap();
         assert!(manifest.verify_lengths(&dir).is_err());
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_fed_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, mut manifest) = published(root.path());
+        let error = manifest.ensure_has_preprocessing().unwrap_err();
+        assert_eq!(crate::error::Exit::of(&error), crate::error::Exit::Usage);
+        assert!(error.to_string().starts_with("tft_model_20260102_020000 was imported without vocabulary"));
+        fs::write(dir.join(PREPROCESSING_FILE), b"{}").unwrap();
+        manifest.files = fsx::digest_dir(&dir).unwrap();
+        manifest.ensure_has_preprocessing().unwrap();
     }
 
     #[track_caller]

@@ -41,7 +41,7 @@ pub enum Command {
     Predict(PredictArgs),
     /// The whole night: rotate, window, train, validate, promote, predict, tell
     Nightly(NightlyArgs),
-    /// List and show models
+    /// List, show, import and export models
     Models(ModelsArgs),
     /// One screen: champion, freshness, nights, buffer
     Status,

@@ -10,7 +10,7 @@ use super::text;
 use crate::error::{Exit, HintExt, Refusal};
 use crate::registry::Registry;
 use crate::site::Site;
-use crate::train::{self, IfChanged, Start, TargetLoss, TrainOutcome, TrainRequest};
+use crate::train::{self, IfChanged, Start, TargetLoss, TrainOutcome, TrainRequest, archive};
 use crate::window::{self, Window};
 
 #[derive(Args)]
@@ -22,11 +22,11 @@ pub struct TrainArgs {
     /// Continue the lineage: finish an unfinished epoch, or add epochs (this is the default)
     #[arg(long)]
     resume: bool,
-    /// Begin a new lineage; the old one stays as checkpoints/previous
+    /// Begin a new lineage; the old one's models stay, and its state in checkpoints/lineages/
     #[arg(long)]
     fresh: bool,
-    /// Continue from this model's weights: an id, `champion` or `previous`
-    #[arg(long, value_name = "MODEL")]
+    /// Continue from this model's weights (an id, `champion` or `previous`), or from a lineage that was left
+    #[arg(long, value_name = "MODEL|LINEAGE")]
     from: Option<String>,
     /// Train on this window [default: the one built last]
     #[arg(long, value_name = "ID")]
@@ -48,6 +48,9 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Exit> {
     let _lock = site.lock("train", now, args.wait.duration())?;
     let window = chosen_window(&site, args.window.as_deref())?;
     let start = match &args.from {
+        Some(text) if text.starts_with(archive::PREFIX) => {
+            Start::From(archive::find(&site.checkpoints_dir(), text)?)
+        }
         Some(text) => {
             let registry = Registry::open(&site);
             Start::From(registry.model_dir(&registry.resolve(text)?))

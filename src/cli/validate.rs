@@ -8,6 +8,7 @@ use super::train::chosen_window;
 use super::{probe, text};
 use crate::error::Exit;
 use crate::evaluate::Scores;
+use crate::model_manifest::ModelManifest;
 use crate::registry::{By, Registry};
 use crate::validate::{Check, Sitting, Verdict, sit};
 
@@ -33,6 +34,8 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<Exit> {
     // It writes a verdict and perhaps an audit line, against the champion of this very moment.
     let _lock = site.lock("validate", now, args.wait.duration())?;
     let model = registry.resolve(&args.model)?;
+    // Said before a window is asked for: no window makes such a model fit for an exam.
+    ModelManifest::read(&registry.model_dir(&model))?.ensure_has_preprocessing()?;
     let window = chosen_window(&site, args.window.as_deref())?;
     let sitting =
         Sitting { model: &model, window: &window, device: &device, by: By::Operator, probe: &probe::probe };

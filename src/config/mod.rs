@@ -291,6 +291,8 @@ mod tests {
         refused("[model]\nhorizon = 9000000000", &[], "at most 100000");
         refused("[window]\nholdout_hours = 4000000000", &[], "window.holdout_hours");
         refused("[training]\nlearning_rate = inf", &[], "training.learning_rate");
+        refused("[training]\nema_decay = 1.0", &[], "training.ema_decay");
+        refused("[training]\nema_decay = -0.1", &[], "training.ema_decay");
         refused("[notify]\ntimeout_secs = 9000000000", &[], "notify.timeout_secs");
         refused("[[metric]]\nname = \"records\"", &[], "`records` cannot be");
         refused("slack_webhook = \"https://hooks.example/secret\"", &[], "env:NAME");

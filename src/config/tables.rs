@@ -187,7 +187,10 @@ pub struct TrainingConfig {
     pub gradient_clip: f64,
     /// Samples drawn (without replacement, anew each epoch) for one epoch; 0 takes all.
     pub samples_per_epoch: usize,
-    /// Seconds between two checkpoints inside an epoch.
+    /// Share of the mean of the weights that each step keeps, such as 0.999; the mean is what is served. 0: no mean,
+    /// the weights themselves are served.
+    pub ema_decay: f64,
+    /// Seconds between two checkpoints inside an epoch; 0 writes one after every batch.
     pub checkpoint_secs: u64,
     pub seed: u64,
 }
@@ -200,6 +203,7 @@ impl Default for TrainingConfig {
             weight_decay: 1e-4,
             gradient_clip: 1.0,
             samples_per_epoch: 0,
+            ema_decay: 0.0,
             checkpoint_secs: 300,
             seed: 42,
         }
@@ -215,6 +219,9 @@ impl TrainingConfig {
         require(positive, || "training.learning_rate and training.gradient_clip must be positive".into())?;
         require(self.learning_rate.is_finite() && self.weight_decay.is_finite(), || {
             "training.learning_rate and training.weight_decay must be finite".into()
+        })?;
+        require((0.0..1.0).contains(&self.ema_decay), || {
+            "training.ema_decay is a share below 1, such as 0.999; 0 switches it off".into()
         })?;
         require(self.checkpoint_secs <= YEAR_SECS, || {
             format!("training.checkpoint_secs must be at most {YEAR_SECS}, a year")
@@ -305,6 +312,8 @@ impl NotifyConfig {
 pub struct RetentionConfig {
     /// Models kept besides the champion and its predecessors.
     pub models: usize,
+    /// Training states kept of lineages that were left (`train --fresh`), at least one.
+    pub lineages: usize,
     pub windows_days: u32,
     pub forecasts_days: u32,
     pub logs_days: u32,
@@ -312,6 +321,6 @@ pub struct RetentionConfig {
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { models: 30, windows_days: 7, forecasts_days: 60, logs_days: 365 }
+        Self { models: 30, lineages: 3, windows_days: 7, forecasts_days: 60, logs_days: 365 }
     }
 }

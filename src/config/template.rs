@@ -87,13 +87,13 @@ const SECTIONS: [(&str, &str); 7] = [
     ),
     (
         "training",
-        "samples_per_epoch = 0 takes every sample; checkpoint_secs is the time between two checkpoints\ninside an epoch.",
+        "samples_per_epoch = 0 takes every sample; checkpoint_secs is the time between two checkpoints\ninside an epoch (0: one after every batch). ema_decay above 0, such as 0.999, serves a running mean of\nthe weights.",
     ),
     ("validation", "Thresholds of the exam that every new model sits."),
     ("notify", "Who hears of a night: `command` gets each message as JSON on standard input."),
     (
         "retention",
-        "What is kept: models besides the champion and its predecessors, days of windows, forecasts, logs.",
+        "What is kept: models besides the champion and its predecessors, training states of lineages that were\nleft, days of windows, forecasts, logs.",
     ),
 ];
 

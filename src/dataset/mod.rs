@@ -12,6 +12,7 @@ pub mod batch;
 pub mod calendar_features;
 mod columns;
 pub mod drift;
+mod feeding;
 pub mod preprocessing;
 pub mod samples;
 pub mod scaler;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 
 pub use batch::Batch;
+pub use feeding::foreign_inputs;
 pub use preprocessing::Preprocessing;
 pub use samples::SampleKey;
 pub use scaler::Scaler;

@@ -22,7 +22,7 @@ use crate::platform;
 
 pub use digest::{FileDigest, MANIFEST, digest_dir, sha256_bytes, sha256_file, verify_digests};
 pub use lock::Lock;
-pub use staged::{StagedDir, sweep_staging};
+pub use staged::{STAGING_PREFIX, StagedDir, sweep_staging};
 
 /// Replaces `path` with `bytes`, so that a reader or a crash sees the old content or the new, never a mixture.
 ///
@@ -53,12 +53,18 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_durable(path, text.as_bytes())
 }
 
+/// Reads a whole file.
+///
+/// - Errors: the file cannot be read; it is named.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("read {}", path.display()))
+}
+
 /// Reads a JSON state file.
 ///
 /// - Errors: the file cannot be read or does not have the expected shape; both name the file.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))
+    serde_json::from_slice(&read(path)?).with_context(|| format!("parse {}", path.display()))
 }
 
 /// [`read_json`], with `None` where there is no such file; any other trouble is an error.

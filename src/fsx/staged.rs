@@ -13,7 +13,8 @@ use crate::platform;
 use super::digest::{FileDigest, MANIFEST, digest_dir};
 use super::{create_dir_durable, folder_of, list_dir, write_json};
 
-const STAGING_PREFIX: &str = ".staging-";
+/// What the names of unfinished files and folders begin with.
+pub const STAGING_PREFIX: &str = ".staging-";
 
 /// Makes staged files and folders that end up with the permissions anybody's would: other tools read our parquet.
 pub(super) fn builder(permissions: Option<fs::Permissions>) -> tempfile::Builder<'static, 'static> {

@@ -28,6 +28,8 @@ pub struct MultiLossOptions {
     pub sample_weights: SampleWeights,
     /// The valid forecast steps of each sample; `None`: all.
     pub decoder_lengths: Option<Vec<usize>>,
+    /// Quantiles of its own for every target, in place of those given for all.
+    pub target_quantiles: Option<Vec<Vec<f64>>>,
 }
 
 /// How the losses of the targets become one number.
@@ -79,7 +81,7 @@ pub struct MultiLoss {
 
 /// The quantile losses of all targets and what they come to together, as `options` say.
 ///
-/// - Shapes: a forecast `[B, H, Q]` and a target `[B, H]` each; the same quantiles for all.
+/// - Shapes: a forecast `[B, H, Q]` and a target `[B, H]` each, with a `Q` of its own if `options` says so.
 /// - Units: those of the targets, so a target in large units dominates unless it is scaled or weighted.
 /// - Errors: numbers of targets, weights or shapes that do not fit; target weights that sum to nothing.
 pub fn multi_quantile_loss(
@@ -92,6 +94,7 @@ pub fn multi_quantile_loss(
     let mut per_target = Vec::with_capacity(targets.len());
     let mut total: Option<Tensor> = None;
     for (i, (forecast, target)) in output.prediction.iter().zip(targets).enumerate() {
+        let quantiles = options.target_quantiles.as_ref().map_or(quantiles, |each| &each[i]);
         let single = QuantileLossOptions {
             doubled: options.doubled,
             divide_by: options.divide_by,
@@ -115,6 +118,9 @@ fn target_factors(n_forecasts: usize, n_targets: usize, options: &MultiLossOptio
     ensure!(n_forecasts == n_targets, "{n_forecasts} forecast targets, {n_targets} observed ones");
     if let SampleWeights::PerTarget(weights) = &options.sample_weights {
         ensure!(weights.len() == n_targets, "{} sample weights for {n_targets} targets", weights.len());
+    }
+    if let Some(each) = &options.target_quantiles {
+        ensure!(each.len() == n_targets, "quantiles for {} targets, not {n_targets}", each.len());
     }
     let weights = options.target_weights.clone().unwrap_or_else(|| vec![1.0; n_targets]);
     ensure!(weights.len() == n_targets, "{} target weights for {n_targets} targets", weights.len());
@@ -260,5 +266,21 @@ mod tests {
         refused(MultiLossOptions { over_targets, target_weights: Some(vec![0.0]), ..plain() }, "sum to 0");
         let none = multi_quantile_loss(&output(vec![]), &[noise("t", &[1, 2])], &QUANTILES, &plain());
         assert!(none.is_err());
+    }
+
+    #[test]
+    fn every_target_may_have_quantiles_of_its_own() {
+        let output = output(vec![tensor(&[1.0], &[1, 1, 1]), tensor(&[1.0, 3.0], &[1, 1, 2])]);
+        let targets = [tensor(&[2.0], &[1, 1]), tensor(&[2.0], &[1, 1])];
+        let loss = |quantiles: &[&[f64]]| {
+            let target_quantiles = Some(quantiles.iter().map(|list| list.to_vec()).collect());
+            let options = MultiLossOptions { target_quantiles, ..Default::default() };
+            multi_quantile_loss(&output, &targets, &[], &options)
+        };
+        // The median misses by 1 from below; 0.1 by 1 from below and 0.8 by 1 from above cost 0.1 and 0.2.
+        let total = loss(&[&[0.5], &[0.1, 0.8]]).unwrap().total.to_scalar::<f32>().unwrap();
+        assert!((total - 0.65).abs() < 1e-6, "{total}");
+        assert!(loss(&[&[0.5]]).is_err_and(|error| error.to_string().contains("1 targets, not 2")));
+        assert!(loss(&[&[0.5], &[0.5]]).is_err());
     }
 }

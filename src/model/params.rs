@@ -212,9 +212,11 @@ fn fresh_var(tensor: &Tensor, device: &Device) -> Result<Var> {
     Ok(Var::from_tensor(&values)?)
 }
 
+/// Bit by bit: copies of one tensor are the same also where they hold a NaN.
 fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
-    let values = |x: &Tensor| -> Result<Vec<f32>> {
-        Ok(x.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    let bits = |x: &Tensor| -> Result<Vec<u32>> {
+        let values = x.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
+        Ok(values.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
     };
-    Ok(a.dims() == b.dims() && values(a)? == values(b)?)
+    Ok(a.dims() == b.dims() && bits(a)? == bits(b)?)
 }

@@ -40,11 +40,12 @@ impl Registry {
     /// before it leaves the old champion, a crash after it the new one, with the audit line written by the
     /// next command. Promoting the champion again does nothing.
     ///
-    /// - Errors: the model is unknown or its bytes differ from its manifest; or [`Refusal::GateRefused`]: no
-    ///   verdict, a verdict that does not count or did not pass, or a model that was rolled back from. In each
-    ///   case the champion is untouched.
+    /// - Errors: the model is unknown, came without preprocessing, or its bytes differ from its manifest; or
+    ///   [`Refusal::GateRefused`]: no verdict, a verdict that does not count or did not pass, or a model that was
+    ///   rolled back from. In each case the champion is untouched.
     pub fn promote(&self, id: &ModelId, options: &PromoteOptions, now: DateTime<Utc>) -> Result<Promotion> {
         let manifest = self.verify_model(id).with_context(|| format!("verify model {id}"))?;
+        manifest.ensure_has_preprocessing()?;
         let mut notes = self.settle_or_note();
         let pointer = self.pointer()?;
         if let Some(champion) =
@@ -70,6 +71,7 @@ impl Registry {
     /// Whether [`Registry::promote`] would do it now; the reasons if not (empty: it would).
     pub fn promotion_obstacles(&self, id: &ModelId, is_forced: bool) -> Result<Vec<String>> {
         let manifest = self.verify_model(id).with_context(|| format!("verify model {id}"))?;
+        manifest.ensure_has_preprocessing()?;
         let pointer = self.pointer()?;
         if pointer.as_ref().is_some_and(|champion| champion.serves(id, &manifest.weights_sha256)) {
             return Ok(Vec::new());

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::*;
 use crate::config::Config;
 use crate::fsx::StagedDir;
-use crate::model_manifest::{FORMAT, WEIGHTS_FILE};
+use crate::model_manifest::{FORMAT, PREPROCESSING_FILE, WEIGHTS_FILE};
 use crate::validate::Verdict;
 use crate::validate::testing::Exam;
 
@@ -53,6 +53,7 @@ impl Shelf {
     pub fn train(&self, n: i64) {
         let staged = StagedDir::new(&self.registry.model_dir(&id(n))).unwrap();
         fs::write(staged.path().join(WEIGHTS_FILE), format!("weights of night {n}")).unwrap();
+        fs::write(staged.path().join(PREPROCESSING_FILE), "{}").unwrap();
         fs::write(staged.path().join("training.json"), "{\"seed\": 42}").unwrap();
         let manifest = |files: Vec<crate::fsx::FileDigest>| ModelManifest {
             format: FORMAT,
@@ -67,7 +68,7 @@ impl Shelf {
             window_id: "w".into(),
             trained_until: DateTime::UNIX_EPOCH,
             logical_date: Some(night(n).date_naive()),
-            loss_train: 0.3,
+            loss_train: Some(0.3),
             n_samples: 1000,
             optimizer_steps: 100,
             duration_secs: 60.0,

@@ -1,8 +1,8 @@
 //! A trained model as a value: network, weights and everything needed to feed it; and as files.
 //!
 //! Files of a model folder: `model.safetensors`, `config.json` ([`TftConfig`]), `preprocessing.json`, and
-//! `training.json` ([`super::record::TrainRecord`]). `manifest.json` with their digests comes last, see
-//! [`crate::model_manifest`]. Reading checks the digests first: a byte that changed is found before anything is
+//! `training.json` ([`super::record::TrainRecord`]). An imported model ([`super::exchange`]) may lack the third,
+//! and then is no [`TrainedModel`]. `manifest.json` with their digests comes last, see [`crate::model_manifest`]. Reading checks the digests first: a byte that changed is found before anything is
 //! parsed.
 
 use std::collections::HashMap;
@@ -27,27 +27,35 @@ pub struct TrainedModel {
 impl TrainedModel {
     /// Writes weights, config and preprocessing into `dir`, which is still being made: no manifest.
     pub fn write_into(&self, dir: &Path) -> Result<()> {
-        write_network(dir, &self.config, &self.preprocessing, &self.params)
+        write_network(dir, &self.config, &self.preprocessing, &named_weights(&self.params))
     }
 
     /// Reads the published model folder `dir`, with its weights on `device`.
     ///
-    /// - Errors: no manifest, a file that differs from its digest, or parts that do not fit together.
+    /// - Errors: no manifest, a file that differs from its digest, parts that do not fit together, or
+    ///   [`crate::error::Refusal::Usage`]: it was imported without preprocessing.
     pub fn read(dir: &Path, device: &Device) -> Result<Self> {
-        ModelManifest::read(dir)?.verify(dir)?;
+        let manifest = ModelManifest::read(dir)?;
+        manifest.verify(dir)?;
+        manifest.ensure_has_preprocessing()?;
         Self::read_files(dir, device)
     }
 
     /// [`TrainedModel::read`] without a model manifest, for a folder whose digests were checked in another way.
     pub(super) fn read_files(dir: &Path, device: &Device) -> Result<Self> {
-        let config: TftConfig = fsx::read_json(&dir.join(CONFIG_FILE))?;
         let preprocessing = Preprocessing::read(&dir.join(PREPROCESSING_FILE))?;
-        let path = dir.join(WEIGHTS_FILE);
-        let tensors = read_tensors(&path)?;
-        let params = Params::from_tensors(&config, &tensors, device)
-            .with_context(|| format!("load {}", path.display()))?;
+        let (config, params) = read_network(dir, device)?;
         Ok(Self { config, preprocessing, params })
     }
+}
+
+/// The network alone, without what would feed it.
+pub(super) fn read_network(dir: &Path, device: &Device) -> Result<(TftConfig, Params)> {
+    let config: TftConfig = fsx::read_json(&dir.join(CONFIG_FILE))?;
+    let path = dir.join(WEIGHTS_FILE);
+    let params = Params::from_tensors(&config, &read_tensors(&path)?, device)
+        .with_context(|| format!("load {}", path.display()))?;
+    Ok((config, params))
 }
 
 /// The three files that are the same in models and checkpoints.
@@ -55,11 +63,16 @@ pub(super) fn write_network(
     dir: &Path,
     config: &TftConfig,
     preprocessing: &Preprocessing,
-    params: &Params,
+    weights: &HashMap<String, Tensor>,
 ) -> Result<()> {
-    write_tensors(&dir.join(WEIGHTS_FILE), &named_weights(params))?;
-    fsx::write_json(&dir.join(CONFIG_FILE), config)?;
+    write_weights(dir, config, weights)?;
     fsx::write_json(&dir.join(PREPROCESSING_FILE), preprocessing)
+}
+
+/// The two files of a network alone.
+pub(super) fn write_weights(dir: &Path, config: &TftConfig, weights: &HashMap<String, Tensor>) -> Result<()> {
+    write_tensors(&dir.join(WEIGHTS_FILE), weights)?;
+    fsx::write_json(&dir.join(CONFIG_FILE), config)
 }
 
 /// The weights by name, sharing their values.

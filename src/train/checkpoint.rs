@@ -4,12 +4,16 @@
 //!
 //! - `model.safetensors`, `config.json`, `preprocessing.json`: as in a model folder,
 //! - `optimizer.safetensors`: the moments `m.<parameter>` and `v.<parameter>`,
+//! - `ema.safetensors`, where `training.ema_decay` is above 0: the mean of the weights ([`super::ema`]), in the very
+//!   bytes that a model published from here has as its weights,
 //! - `state.json`: [`State`], counters and positions,
 //! - `manifest.json`, written last: the sha256 of each. No manifest, no checkpoint.
 //!
 //! Sample order and dropout are functions of counters, so the counters are the whole random state.
-//! `checkpoints/published.json` names the model that was made of a checkpoint; `checkpoints/damaged/` is a `last`
-//! that could not be read, kept for whoever wants to know why.
+//! `checkpoints/damaged/` is a `last` that could not be read, kept for whoever wants to know why;
+//! `checkpoints/published.json` is [`super::publish`]'s and `checkpoints/lineages/` [`super::archive`]'s.
+//!
+//! Format 2 added the mean of the weights; a checkpoint of format 1 is read as one without.
 
 use std::collections::HashMap;
 use std::fs;
@@ -26,14 +30,14 @@ use super::tally::TargetTally;
 use crate::dataset::Preprocessing;
 use crate::dataset::drift::StaleScales;
 use crate::fsx::{self, FileDigest, MANIFEST, StagedDir};
-use crate::model::{Params, TftConfig};
+use crate::model::TftConfig;
 use crate::model_manifest::{CONFIG_FILE, PREPROCESSING_FILE, WEIGHTS_FILE};
 use crate::progress::Progress;
 
 /// The newest checkpoint format this program writes; it reads this one and those before.
 ///
-/// 2 added, per run, each target's part in the loss and the series that left their scales; a run begun under 1 goes on
-/// with none of either.
+/// 2 added, per run, each target's part in the loss, the series that left their scales, and the mean of the weights; a
+/// run begun under 1 goes on with none of them.
 pub const FORMAT: u32 = 2;
 /// Folder names below `checkpoints/`.
 pub const LAST: &str = "last";
@@ -41,9 +45,10 @@ pub const PREVIOUS: &str = "previous";
 const DAMAGED: &str = "damaged";
 /// The optimizer's moments.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// The mean of the weights.
+pub const EMA_FILE: &str = "ema.safetensors";
 /// Counters and positions.
 pub const STATE_FILE: &str = "state.json";
-const PUBLISHED_FILE: &str = "published.json";
 
 /// Counters of the lineage and the position of its latest run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +65,9 @@ pub struct State {
     pub total_batches: u64,
     /// Steps behind the moments; fewer than `total_steps` where a lineage went on from a model without them.
     pub moment_steps: u64,
+    /// Steps behind the mean of the weights; 0 without one.
+    #[serde(default)]
+    pub ema_steps: u64,
     /// Keys the sample order and the dropout of the run.
     pub seed: u64,
     /// The model the run continues from.
@@ -84,6 +92,9 @@ pub struct Run {
     pub started_at: DateTime<Utc>,
     /// sha256 of the weights it began with.
     pub weights_before: String,
+    /// sha256 of the mean of the weights it began with, where there is one.
+    #[serde(default)]
+    pub ema_before: Option<String>,
     /// Epochs the learning-rate schedule spans.
     pub epochs_planned: u32,
     pub epochs_done: u32,
@@ -171,8 +182,24 @@ pub struct Checkpoint {
     pub weights: HashMap<String, Tensor>,
     /// Empty where there are none.
     pub moments: HashMap<String, Tensor>,
+    /// Empty where there is none.
+    pub ema: HashMap<String, Tensor>,
     /// sha256 of the weights' file.
     pub weights_sha256: String,
+    /// sha256 that the weights of a model published from here have.
+    pub served_sha256: String,
+}
+
+/// What a checkpoint is written from; the files of the same names.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    pub state: &'a State,
+    pub config: &'a TftConfig,
+    pub preprocessing: &'a Preprocessing,
+    pub weights: &'a HashMap<String, Tensor>,
+    pub moments: &'a HashMap<String, Tensor>,
+    /// Empty: no file.
+    pub ema: &'a HashMap<String, Tensor>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -196,7 +223,16 @@ impl Checkpoint {
         ensure_format(fsx::read_json::<FormatOnly>(&path)?.format, &path)?;
         let manifest: Manifest = fsx::read_json(&path)?;
         fsx::verify_digests(dir, &manifest.files)?;
-        let digest = manifest.files.iter().find(|file| file.name == WEIGHTS_FILE);
+        let sha256_of = |name: &str| {
+            let file = manifest.files.iter().find(|file| file.name == name);
+            file.map(|file| file.sha256.clone())
+        };
+        let weights_sha256 = sha256_of(WEIGHTS_FILE).context("find the weights in the manifest")?;
+        let ema_sha256 = sha256_of(EMA_FILE);
+        let ema = match &ema_sha256 {
+            Some(_) => read_tensors(&dir.join(EMA_FILE))?,
+            None => HashMap::new(),
+        };
         let preprocessing = Preprocessing::read(&dir.join(PREPROCESSING_FILE))?;
         Ok(Self {
             state: fsx::read_json(&dir.join(STATE_FILE))?,
@@ -204,8 +240,22 @@ impl Checkpoint {
             preprocessing,
             weights: read_tensors(&dir.join(WEIGHTS_FILE))?,
             moments: read_tensors(&dir.join(OPTIMIZER_FILE))?,
-            weights_sha256: digest.context("find the weights in the manifest")?.sha256.clone(),
+            ema,
+            served_sha256: ema_sha256.unwrap_or_else(|| weights_sha256.clone()),
+            weights_sha256,
         })
+    }
+
+    /// What it is written from.
+    pub fn parts(&self) -> Parts<'_> {
+        Parts {
+            state: &self.state,
+            config: &self.config,
+            preprocessing: &self.preprocessing,
+            weights: &self.weights,
+            moments: &self.moments,
+            ema: &self.ema,
+        }
     }
 
     /// Reads `last`, or `previous` where a crash or a bad disk left no good `last`, with a warning. Call it only
@@ -238,6 +288,11 @@ impl Checkpoint {
     }
 }
 
+/// Whether a folder is a checkpoint, and not a model.
+pub fn is_checkpoint(dir: &Path) -> bool {
+    dir.join(STATE_FILE).is_file()
+}
+
 /// Whether there is a checkpoint of any kind to go on from.
 ///
 /// - Errors: that cannot be told.
@@ -255,6 +310,12 @@ fn is_denied(error: &anyhow::Error) -> bool {
     io.map(std::io::Error::kind).any(|kind| kind == std::io::ErrorKind::PermissionDenied)
 }
 
+/// Sets aside, as `damaged`, a `last` that cannot be read: what comes next must not push it out.
+pub fn set_last_aside(checkpoints_dir: &Path) -> Result<()> {
+    let last = checkpoints_dir.join(LAST);
+    if exists(&last)? { set_aside(&last, &checkpoints_dir.join(DAMAGED)) } else { Ok(()) }
+}
+
 /// Renames a damaged checkpoint, in the place of an earlier damaged one.
 fn set_aside(damaged: &Path, aside: &Path) -> Result<()> {
     if exists(aside)? {
@@ -266,46 +327,25 @@ fn set_aside(damaged: &Path, aside: &Path) -> Result<()> {
 /// Writes a checkpoint as `last`; the one before becomes `previous`.
 ///
 /// A crash leaves the old `last`, or (between two renames) the old one as `previous` only, or the new one.
-pub fn write(
-    checkpoints_dir: &Path,
-    state: &State,
-    config: &TftConfig,
-    preprocessing: &Preprocessing,
-    params: &Params,
-    moments: &HashMap<String, Tensor>,
-) -> Result<()> {
+pub fn write(checkpoints_dir: &Path, parts: &Parts<'_>) -> Result<()> {
     let staged = StagedDir::new(&checkpoints_dir.join(LAST))?;
-    write_network(staged.path(), config, preprocessing, params)?;
-    write_tensors(&staged.path().join(OPTIMIZER_FILE), moments)?;
-    fsx::write_json(&staged.path().join(STATE_FILE), state)?;
-    staged
-        .publish_over(&checkpoints_dir.join(PREVIOUS), |files| Manifest { format: FORMAT, files })
-        .context("write checkpoints/last")
+    write_files(staged.path(), parts)?;
+    staged.publish_over(&checkpoints_dir.join(PREVIOUS), manifest).context("write checkpoints/last")
 }
 
-/// Which model was made of which checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
-    pub model_id: String,
-    pub lineage: String,
-    pub weights_sha256: String,
+/// Writes the files of a checkpoint that is still being made: no manifest.
+pub(super) fn write_files(dir: &Path, parts: &Parts<'_>) -> Result<()> {
+    write_network(dir, parts.config, parts.preprocessing, parts.weights)?;
+    write_tensors(&dir.join(OPTIMIZER_FILE), parts.moments)?;
+    if !parts.ema.is_empty() {
+        write_tensors(&dir.join(EMA_FILE), parts.ema)?;
+    }
+    fsx::write_json(&dir.join(STATE_FILE), parts.state)
 }
 
-impl Published {
-    /// The latest note, if there is one.
-    pub fn read(checkpoints_dir: &Path) -> Result<Option<Self>> {
-        fsx::read_json_if_exists(&checkpoints_dir.join(PUBLISHED_FILE))
-    }
-
-    /// Replaces the note.
-    pub fn write(&self, checkpoints_dir: &Path) -> Result<()> {
-        fsx::write_json(&checkpoints_dir.join(PUBLISHED_FILE), self)
-    }
-
-    /// Whether it is about these weights of this lineage.
-    pub fn is_of(&self, lineage: &str, weights_sha256: &str) -> bool {
-        self.lineage == lineage && self.weights_sha256 == weights_sha256
-    }
+/// The manifest that completes a checkpoint of these files.
+pub(super) fn manifest(files: Vec<FileDigest>) -> impl Serialize {
+    Manifest { format: FORMAT, files }
 }
 
 /// A checkpoint of a newer program: there is no falling back from it.
@@ -336,6 +376,7 @@ pub(crate) mod tests {
             total_steps: 0,
             total_batches: 0,
             moment_steps: 0,
+            ema_steps: 0,
             seed: 1,
             parent: None,
             trained_until: DateTime::UNIX_EPOCH,
@@ -346,6 +387,7 @@ pub(crate) mod tests {
                 device: "cpu".into(),
                 started_at: DateTime::UNIX_EPOCH,
                 weights_before: String::new(),
+                ema_before: None,
                 epochs_planned: 1,
                 epochs_done: 0,
                 n_samples: 100,
@@ -384,7 +426,7 @@ pub(crate) mod tests {
         }
         assert_eq!(serde_json::from_value::<State>(state).unwrap(), state_of("old"));
         let dir = tempfile::tempdir().unwrap();
-        manifest(dir.path(), 1);
+        write_manifest(dir.path(), 1);
         let error = Checkpoint::read(dir.path()).unwrap_err();
         assert!(!format!("{error:#}").contains("newer"), "{error:#}");
     }
@@ -400,7 +442,7 @@ pub(crate) mod tests {
         assert!(!has_any(&dir.path().join("none")).unwrap());
     }
 
-    fn manifest(dir: &Path, format: u32) {
+    fn write_manifest(dir: &Path, format: u32) {
         fs::create_dir_all(dir).unwrap();
         fsx::write_json(&dir.join(MANIFEST), &Manifest { format, files: vec![] }).unwrap();
     }
@@ -417,8 +459,8 @@ pub(crate) mod tests {
     #[test]
     fn a_newer_format_is_refused_and_never_fallen_back_from() {
         let dir = tempfile::tempdir().unwrap();
-        manifest(&dir.path().join(LAST), FORMAT + 1);
-        manifest(&dir.path().join(PREVIOUS), FORMAT);
+        write_manifest(&dir.path().join(LAST), FORMAT + 1);
+        write_manifest(&dir.path().join(PREVIOUS), FORMAT);
         let error = Checkpoint::open_latest(dir.path(), &Silent).unwrap_err();
         assert!(format!("{error:#}").contains("newer tftctl"), "{error:#}");
     }

@@ -18,11 +18,16 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Whether a step may be taken along this gradient.
+    pub fn is_finite(loss: f64, gradient_norm: f64) -> bool {
+        loss.is_finite() && gradient_norm.is_finite()
+    }
+
     /// Decides about one step: whether to apply it.
     ///
     /// - Errors: more than ten steps, and more than 5 % of the `n_planned` steps of the run, were skipped.
     pub fn admit(&mut self, loss: f64, gradient_norm: f64, n_planned: u64) -> Result<bool> {
-        if loss.is_finite() && gradient_norm.is_finite() {
+        if Self::is_finite(loss, gradient_norm) {
             self.n_applied += 1;
             return Ok(true);
         }

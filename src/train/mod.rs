@@ -2,17 +2,22 @@
 //!
 //! [`train`] is the sequence: [`mod@plan`] decides from the state on disk what there is to do, [`lineage`] puts
 //! weights, moments, vocabulary and scalers together, [`session`] trains, [`publish`] makes a model of the
-//! result. [`order`], [`objective`], [`tally`], [`lr_schedule`], [`guard`] and [`optimizer`] are what the loop is made
-//! of; [`checkpoint`] and [`artifact`] are the files.
+//! result. [`order`], [`objective`], [`tally`], [`lr_schedule`], [`guard`], [`pace`], [`optimizer`] and [`ema`] (both on
+//! [`flat`]) are what the loop is made of; [`checkpoint`], [`archive`] and [`artifact`] are the files. [`exchange`] brings
+//! networks in from another library, and out.
 //!
-//! State on disk: `checkpoints/{last,previous}/`, `checkpoints/published.json`, `models/tft_model_*/`. Invariants:
-//! `--epochs N` is an increment and never a total; a run that trained nothing is an error; a checkpoint or model
+//! State on disk: `checkpoints/{last,previous}/`, `checkpoints/lineages/`, `checkpoints/published.json`,
+//! `models/tft_model_*/`. Invariants: `--epochs N` is an increment and never a total; a run that trained nothing is an error; a checkpoint or model
 //! without a manifest does not exist; a killed run, continued, ends in the same bits (CPU). Who is champion is
 //! not known here.
 
+pub mod archive;
 pub mod artifact;
 pub mod checkpoint;
 pub mod device;
+pub mod ema;
+pub mod exchange;
+pub mod flat;
 pub mod grow;
 pub mod guard;
 pub mod head;
@@ -21,6 +26,7 @@ pub mod lr_schedule;
 pub mod objective;
 pub mod optimizer;
 pub mod order;
+mod pace;
 pub mod plan;
 pub mod publish;
 pub mod record;
@@ -52,7 +58,7 @@ pub use plan::Start;
 pub use record::{TrainOutcome, TrainRecord};
 pub use tally::TargetLoss;
 
-use checkpoint::{Checkpoint, Published};
+use checkpoint::Checkpoint;
 use lineage::{Footing, Origin, Setting, config_digest};
 use plan::{Asked, Plan, plan};
 use session::Session;
@@ -157,7 +163,8 @@ fn train_here(
 ) -> Result<TrainOutcome> {
     let (device, device_reason) = request.device.resolve()?;
     progress.note(&format!("training on {device_reason}"));
-    for dir in [site.checkpoints_dir(), site.models_dir()] {
+    let checkpoints_dir = site.checkpoints_dir();
+    for dir in [archive::dir(&checkpoints_dir), checkpoints_dir.clone(), site.models_dir()] {
         fsx::sweep_staging(&dir, Duration::ZERO).with_context(|| format!("sweep {}", dir.display()))?;
     }
     let last = open_checkpoint(site, request, progress)?;
@@ -171,6 +178,7 @@ fn train_here(
         key: request.run_key.as_deref(),
         epochs: request.epochs,
         now,
+        left: last.as_ref().map(|last| last.state.lineage.as_str()),
     };
     let (footing, until) = match plan {
         Plan::Publish => {
@@ -178,11 +186,14 @@ fn train_here(
             let last = last.context("a finished run has a checkpoint")?;
             return publish::publish(site, &Footing::unchanged(last, &Device::Cpu)?, now);
         }
-        _ => begin(site, request, &setting, plan, last, progress)?,
+        _ => begin(site, request, &setting, plan, last.clone(), progress)?,
     };
     let limit = request.max_duration.map(|limit| limit.saturating_sub(spent));
     let dir = site.checkpoints_dir();
     let mut session = Session::new(footing, material, &site.config, &device, dir, limit)?;
+    if let Some(last) = &last {
+        keep_left_lineage(site, last, &session.footing.state.lineage, progress)?;
+    }
     session.run(until, stop, progress)?;
     publish::publish(site, &session.footing, now)
 }
@@ -195,6 +206,22 @@ fn time_spent(request: &TrainRequest, last: Option<&Checkpoint>) -> Duration {
     same.and_then(|run| Duration::try_from_secs_f64(run.duration_secs).ok()).unwrap_or_default()
 }
 
+/// Puts the state of the lineage in `last` where the checkpoints of `next` cannot push it out.
+fn keep_left_lineage(site: &Site, last: &Checkpoint, next: &str, progress: &dyn Progress) -> Result<()> {
+    if last.state.lineage == next {
+        return Ok(());
+    }
+    let checkpoints_dir = site.checkpoints_dir();
+    let name = archive::keep(&checkpoints_dir, last)?;
+    progress.note(&format!(
+        "{} is left and kept: `tftctl train --from {name}` goes on with it",
+        last.state.lineage
+    ));
+    let n_newest = site.config.retention.lineages;
+    let old = archive::plan_prune(&archive::list(&checkpoints_dir)?, n_newest, &name);
+    archive::apply_prune(&checkpoints_dir, &old)
+}
+
 /// The lineage's newest checkpoint. A new lineage does not need it: a damaged one must not stand in its way.
 fn open_checkpoint(
     site: &Site,
@@ -203,7 +230,8 @@ fn open_checkpoint(
 ) -> Result<Option<Checkpoint>> {
     match Checkpoint::open_latest(&site.checkpoints_dir(), progress) {
         Err(error) if request.start == Start::Fresh => {
-            progress.warn(&format!("the old lineage cannot be read and is left behind: {error:#}"));
+            progress.warn(&format!("the old lineage cannot be read and is set aside: {error:#}"));
+            checkpoint::set_last_aside(&site.checkpoints_dir())?;
             Ok(None)
         }
         opened => opened.hint(|| "`tftctl train --fresh` begins a new lineage; all models stay".into()),
@@ -217,7 +245,7 @@ fn decide(
     last: Option<&Checkpoint>,
 ) -> Result<Plan> {
     let is_published = match last {
-        Some(last) => publish::is_published(site, &last.state.lineage, &last.weights_sha256)?,
+        Some(last) => publish::published(site, last)?.is_some(),
         None => false,
     };
     let asked = Asked {
@@ -257,17 +285,27 @@ fn begin(
             Ok((footing, until))
         }
         (Plan::Next { epochs }, Some(last), _) => {
-            let published = Published::read(&site.checkpoints_dir())?;
+            let published = publish::published(site, &last)?;
             let origin = Origin::of_checkpoint(last, published.as_ref());
             next_or_fresh(origin, request, &Setting { epochs, ..*setting }, progress)
         }
         (Plan::From { epochs }, _, Start::From(dir)) => {
-            let origin = Origin::read(dir).with_context(|| format!("start from {}", dir.display()))?;
+            let origin = origin_in(site, dir).with_context(|| format!("start from {}", dir.display()))?;
             next_or_fresh(origin, request, &Setting { epochs, ..*setting }, progress)
         }
         (Plan::Fresh { epochs }, ..) => Ok((Footing::fresh(setting)?, epochs)),
         (plan, ..) => bail!("the plan {plan:?} does not fit what is there"),
     }
+}
+
+/// A model folder, or a checkpoint folder with the model that was made of it as its parent.
+fn origin_in(site: &Site, dir: &Path) -> Result<Origin> {
+    if !checkpoint::is_checkpoint(dir) {
+        return Origin::of_model(dir);
+    }
+    let checkpoint = Checkpoint::read(dir)?;
+    let published = publish::published(site, &checkpoint)?;
+    Ok(Origin::of_checkpoint(checkpoint, published.as_ref()))
 }
 
 /// The next run of a lineage; or a new lineage, where the config has left the old one behind and that is wanted.
@@ -298,7 +336,7 @@ fn next_or_fresh(
 ///
 /// Reads every byte of the model.
 pub fn obstacle_to_start_from(dir: &Path, config: &Config) -> Option<String> {
-    match Origin::read(dir) {
+    match Origin::of_model(dir) {
         Err(error) => Some(format!("{error:#}")),
         Ok(origin) => {
             let difference = origin.difference(config);

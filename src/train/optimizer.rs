@@ -1,17 +1,19 @@
 //! AdamW with named moments and global-norm clipping.
 //!
-//! All weights are treated as one long vector in parameter order: a step is then a dozen operations on whole
-//! vectors however many parameters there are, and the norm is summed in the same order in every run. Moments are
-//! known by parameter name outside, so that a checkpoint survives a reordering and a table can grow rows.
+//! All weights are one long vector ([`Flat`]): a step is then a dozen operations on whole vectors however many
+//! parameters there are, and the norm is summed in the same order in every run. Moments are known by parameter
+//! name outside, so that a checkpoint survives a reordering and a table can grow rows.
 //!
 //! Decay is decoupled (Loshchilov and Hutter, arXiv:1711.05101) and spares biases, norms and embedding tables:
 //! matrices only. Rows of servers that are absent tonight do not fade.
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
+
+use super::flat::Flat;
 
 /// The constants of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,18 +34,10 @@ impl AdamWSettings {
     }
 }
 
-/// One parameter's place in the long vector.
-struct Slot {
-    name: String,
-    var: Var,
-    offset: usize,
-    len: usize,
-}
-
 /// The optimiser of one set of parameters.
 pub struct AdamW {
     settings: AdamWSettings,
-    slots: Vec<Slot>,
+    params: Flat,
     /// `[P]`: 1 where the weight decays, else 0.
     decays: Tensor,
     /// `[P]`: running mean of the gradient.
@@ -69,18 +63,16 @@ impl AdamW {
         settings: AdamWSettings,
         device: &Device,
     ) -> Result<Self> {
-        let (mut slots, mut mask) = (Vec::new(), Vec::new());
-        for (name, var) in params {
-            ensure!(var.dtype() == DType::F32, "parameter {name} is {:?}, not f32", var.dtype());
-            let (offset, len) = (mask.len(), var.elem_count());
-            mask.resize(offset + len, f32::from(u8::from(is_decayed(name, var.dims().len()))));
-            slots.push(Slot { name: name.to_owned(), var: var.clone(), offset, len });
-        }
-        ensure!(!slots.is_empty(), "an optimiser needs parameters");
-        let n_weights = mask.len();
+        let params = Flat::new(params)?;
+        let decays = |(name, var): (&str, &Var)| {
+            let factor = f32::from(u8::from(is_decayed(name, var.dims().len())));
+            std::iter::repeat_n(factor, var.elem_count())
+        };
+        let mask: Vec<f32> = params.iter().flat_map(decays).collect();
+        let n_weights = params.n_weights();
         let zeros = || Tensor::zeros(n_weights, DType::F32, device);
         let decays = Tensor::from_vec(mask, n_weights, device)?;
-        Ok(Self { settings, slots, decays, first: zeros()?, second: zeros()?, n_steps: 0 })
+        Ok(Self { settings, params, decays, first: zeros()?, second: zeros()?, n_steps: 0 })
     }
 
     /// Steps taken since the moments began.
@@ -89,15 +81,18 @@ impl AdamW {
     }
 
     /// The gradient of all weights as one vector `[P]`; zero where a parameter had no part in the loss.
+    ///
+    /// It is cut off from the graph it comes from: candle leaves some gradients tied to the batch's activations,
+    /// and moments made of those would hold on to every batch ever trained.
     pub fn gradient(&self, grads: &GradStore) -> Result<Tensor> {
-        let mut parts = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            parts.push(match grads.get(slot.var.as_tensor()) {
+        let part = |(_, var): (&str, &Var)| -> Result<Tensor> {
+            Ok(match grads.get(var.as_tensor()) {
                 Some(grad) => grad.flatten_all()?,
-                None => Tensor::zeros(slot.len, DType::F32, slot.var.device())?,
-            });
-        }
-        Ok(Tensor::cat(&parts, 0)?)
+                None => Tensor::zeros(var.elem_count(), DType::F32, var.device())?,
+            })
+        };
+        let parts: Vec<Tensor> = self.params.iter().map(part).collect::<Result<_>>()?;
+        Ok(Tensor::cat(&parts, 0)?.detach())
     }
 
     /// One step along `gradient` `[P]`, whose 2-norm is `norm`.
@@ -119,35 +114,20 @@ impl AdamW {
         let denominator = ((&self.second / correction2)?.sqrt()? + epsilon)?;
         let update = ((&self.first * (learning_rate / correction1))? / denominator)?;
         let kept = (1.0 - (&self.decays * (learning_rate * weight_decay))?)?;
-        self.set_weights(&((self.weights()? * kept)? - update)?)
+        self.params.set(&((self.params.values()? * kept)? - update)?)
     }
 
-    fn weights(&self) -> Result<Tensor> {
-        let parts: Vec<Tensor> = self
-            .slots
-            .iter()
-            .map(|slot| slot.var.as_detached_tensor().flatten_all())
-            .collect::<Result<_, _>>()?;
-        Ok(Tensor::cat(&parts, 0)?)
-    }
-
-    fn set_weights(&self, weights: &Tensor) -> Result<()> {
-        for slot in &self.slots {
-            let part = weights.narrow(0, slot.offset, slot.len)?.reshape(slot.var.shape())?;
-            slot.var.set(&part).with_context(|| format!("update parameter {}", slot.name))?;
-        }
-        Ok(())
+    /// The 2-norm of all weights. Not finite where a weight is not, or is so large that it is past saving.
+    pub fn weights_norm(&self) -> Result<f64> {
+        let sum_of_squares = self.params.values()?.sqr()?.sum_all()?.to_scalar::<f32>()?;
+        Ok(f64::from(sum_of_squares).sqrt())
     }
 
     /// The moments as named tensors in their parameters' shapes: `m.<name>` and `v.<name>`.
     pub fn moments(&self) -> Result<HashMap<String, Tensor>> {
-        let mut moments = HashMap::with_capacity(2 * self.slots.len());
-        for slot in &self.slots {
-            for (prefix, values) in [(FIRST, &self.first), (SECOND, &self.second)] {
-                let part = values.narrow(0, slot.offset, slot.len)?.reshape(slot.var.shape())?;
-                moments.insert(format!("{prefix}{}", slot.name), part);
-            }
-        }
+        let mut moments = HashMap::new();
+        self.params.split_into(&mut moments, &self.first, FIRST)?;
+        self.params.split_into(&mut moments, &self.second, SECOND)?;
         Ok(moments)
     }
 
@@ -157,27 +137,11 @@ impl AdamW {
     ///
     /// - Errors: a moment is missing or its shape fits in no other way; it is named.
     pub fn restore(&mut self, moments: &HashMap<String, Tensor>, n_steps: u64) -> Result<()> {
-        self.first = self.gather(moments, FIRST)?;
-        self.second = self.gather(moments, SECOND)?;
+        let device = self.first.device().clone();
+        self.first = self.params.gather(moments, FIRST, &device)?;
+        self.second = self.params.gather(moments, SECOND, &device)?;
         self.n_steps = n_steps;
         Ok(())
-    }
-
-    fn gather(&self, moments: &HashMap<String, Tensor>, prefix: &str) -> Result<Tensor> {
-        let mut parts = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            let name = format!("{prefix}{}", slot.name);
-            let moment = moments.get(&name).with_context(|| format!("optimiser state {name} is missing"))?;
-            let (found, expected) = (moment.dims(), slot.var.dims());
-            let fits = found.len() == expected.len()
-                && found.get(1..) == expected.get(1..)
-                && found.first() <= expected.first();
-            ensure!(fits, "optimiser state {name} has shape {found:?}, the parameter {expected:?}");
-            let flat = moment.to_device(self.first.device())?.flatten_all()?;
-            let n_missing = slot.len - flat.elem_count();
-            parts.push(if n_missing == 0 { flat } else { flat.pad_with_zeros(0, 0, n_missing)? });
-        }
-        Ok(Tensor::cat(&parts, 0)?)
     }
 }
 
@@ -256,6 +220,21 @@ mod tests {
         let adam = optimizer(&params, AdamWSettings::new(0.0, 1.0));
         let gradient = adam.gradient(&loss.backward().unwrap()).unwrap();
         assert_eq!(values(&gradient), [2.0, 4.0, 0.0, 1.0]);
+    }
+
+    /// Moments once held on to every batch of a run: 7 GB after 2000 steps of a network of 62 000 weights.
+    #[test]
+    fn moments_hold_on_to_no_batch() {
+        let params = [("a", var(&[2.0, 3.0], &[2])), ("b", var(&[5.0, 7.0], &[2]))];
+        let mut adam = optimizer(&params, AdamWSettings::new(0.0, 1e9));
+        let loss = (params[0].1.as_tensor() * params[1].1.as_tensor()).unwrap().sum_all().unwrap();
+        let grads = loss.backward().unwrap();
+        let is_tied = |var: &Var| grads.get(var.as_tensor()).unwrap().track_op();
+        assert!(is_tied(&params[0].1), "candle cuts gradients off by itself now: the detach can go");
+        let gradient = adam.gradient(&grads).unwrap();
+        assert_eq!(values(&gradient), [5.0, 7.0, 2.0, 3.0]);
+        adam.step(&gradient, 87f64.sqrt(), 0.1).unwrap();
+        assert!(!adam.first.track_op() && !adam.second.track_op());
     }
 
     #[test]

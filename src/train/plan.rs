@@ -10,7 +10,7 @@ pub enum Start {
     /// The lineage in `checkpoints/last`; a new one if there is none.
     #[default]
     Resume,
-    /// A new lineage. The checkpoint of the old one stays until it is replaced, then as `previous`.
+    /// A new lineage. The state of the old one is kept: see [`super::archive`].
     Fresh,
     /// A model folder (weights and counters; its moments begin at zero) or a checkpoint folder.
     From(PathBuf),

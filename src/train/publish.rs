@@ -1,12 +1,15 @@
 //! From a finished checkpoint to an immutable model, once.
+//!
+//! `checkpoints/published.json` names the model that was made last, and of what; it saves a look through all models.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
 
-use super::artifact::{weights_sha256, write_network};
-use super::checkpoint::{Ending, Published, State};
+use super::artifact::{named_weights, weights_sha256, write_network};
+use super::checkpoint::{Checkpoint, Ending, State};
 use super::lineage::Footing;
 use super::record::{self, TrainOutcome, TrainRecord};
 use super::tally::{TargetLoss, TargetTally};
@@ -15,12 +18,40 @@ use crate::fsx::{self, FileDigest, StagedDir};
 use crate::model_manifest::{self, ID_PREFIX, ModelManifest, TRAINING_FILE};
 use crate::site::Site;
 
+const PUBLISHED_FILE: &str = "published.json";
+
+/// Which model was made of which checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    pub model_id: String,
+    pub lineage: String,
+    pub weights_sha256: String,
+}
+
+impl Published {
+    /// The latest note, if there is one.
+    pub fn read(checkpoints_dir: &Path) -> Result<Option<Self>> {
+        fsx::read_json_if_exists(&checkpoints_dir.join(PUBLISHED_FILE))
+    }
+
+    /// Replaces the note.
+    pub fn write(&self, checkpoints_dir: &Path) -> Result<()> {
+        fsx::write_json(&checkpoints_dir.join(PUBLISHED_FILE), self)
+    }
+
+    /// Whether it is about these weights of this lineage.
+    pub fn is_of(&self, lineage: &str, weights_sha256: &str) -> bool {
+        self.lineage == lineage && self.weights_sha256 == weights_sha256
+    }
+}
+
 /// Publishes the model of a finished run, or finds it published already.
 ///
+/// Its weights are the mean of the run's weights where there is one ([`super::ema`]), else the weights themselves.
 /// The model folder appears whole (staged, manifest last, renamed), then `checkpoints/published.json` names it.
 /// A crash in between leaves a model without a note; it is found again by the sha256 of its weights.
 pub fn publish(site: &Site, footing: &Footing, now: DateTime<Utc>) -> Result<TrainOutcome> {
-    let sha256 = weights_sha256(&footing.params)?;
+    let sha256 = weights_sha256(footing.served())?;
     let lineage = &footing.state.lineage;
     if let Some(dir) = find_published(site, lineage, &sha256)? {
         let outcome = outcome_of(&dir, true)?;
@@ -30,7 +61,8 @@ pub fn publish(site: &Site, footing: &Footing, now: DateTime<Utc>) -> Result<Tra
     let record = record_of(footing, &site.config);
     let dir = next_model_dir(&site.models_dir(), now)?;
     let staged = StagedDir::new(&dir)?;
-    write_network(staged.path(), &footing.config, &footing.preprocessing, &footing.params)?;
+    let weights = named_weights(footing.served());
+    write_network(staged.path(), &footing.config, &footing.preprocessing, &weights)?;
     fsx::write_json(&staged.path().join(TRAINING_FILE), &record)?;
     staged
         .publish(|files| manifest_of(&dir, &record, &sha256, files, now))
@@ -40,20 +72,29 @@ pub fn publish(site: &Site, footing: &Footing, now: DateTime<Utc>) -> Result<Tra
     Ok(outcome)
 }
 
-/// Whether the newest checkpoint's weights became a model.
-pub fn is_published(site: &Site, lineage: &str, sha256: &str) -> Result<bool> {
-    let note = Published::read(&site.checkpoints_dir())?;
-    Ok(note.is_some_and(|note| note.is_of(lineage, sha256))
-        || find_published(site, lineage, sha256)?.is_some())
+/// The model that was made of `checkpoint`, if one was.
+pub fn published(site: &Site, checkpoint: &Checkpoint) -> Result<Option<Published>> {
+    let (lineage, sha256) = (&checkpoint.state.lineage, &checkpoint.served_sha256);
+    let note = Published::read(&site.checkpoints_dir())?.filter(|note| note.is_of(lineage, sha256));
+    Ok(match note {
+        Some(note) => Some(note),
+        None => match find_published(site, lineage, sha256)? {
+            Some(dir) => Some(note_of(&outcome_of(&dir, true)?)),
+            None => None,
+        },
+    })
 }
 
-fn note(site: &Site, outcome: &TrainOutcome) -> Result<()> {
-    let note = Published {
+fn note_of(outcome: &TrainOutcome) -> Published {
+    Published {
         model_id: outcome.model_id.clone(),
         lineage: outcome.record.lineage.clone(),
         weights_sha256: outcome.weights_sha256.clone(),
-    };
-    note.write(&site.checkpoints_dir()).context("note the published model")
+    }
+}
+
+fn note(site: &Site, outcome: &TrainOutcome) -> Result<()> {
+    note_of(outcome).write(&site.checkpoints_dir()).context("note the published model")
 }
 
 /// The folder of the model with these weights; folders that are no readable models are passed over.
@@ -72,7 +113,7 @@ fn find_published(site: &Site, lineage: &str, sha256: &str) -> Result<Option<Pat
 }
 
 /// `tft_model_YYYYMMDD_HHMMSS` in UTC, with `_1`, `_2`, ... where that is taken.
-fn next_model_dir(models_dir: &Path, now: DateTime<Utc>) -> Result<PathBuf> {
+pub(super) fn next_model_dir(models_dir: &Path, now: DateTime<Utc>) -> Result<PathBuf> {
     let stamp = now.format("%Y%m%d_%H%M%S");
     let plain = models_dir.join(format!("{ID_PREFIX}{stamp}"));
     let numbered = (1u32..).map(|n| models_dir.join(format!("{ID_PREFIX}{stamp}_{n}")));
@@ -96,8 +137,9 @@ fn outcome_of(dir: &Path, reused: bool) -> Result<TrainOutcome> {
 }
 
 fn record_of(footing: &Footing, config: &Config) -> TrainRecord {
-    let State { lineage, total_epochs, total_steps, total_batches, seed, parent, trained_until, run, .. } =
+    let State { lineage, total_epochs, total_steps, total_batches, ema_steps, seed, parent, .. } =
         &footing.state;
+    let State { trained_until, run, .. } = &footing.state;
     let is_partial = run.ended == Some(Ending::Deadline) && run.epoch.batches_done > 0;
     let mut losses = run.losses.clone();
     if is_partial {
@@ -119,6 +161,7 @@ fn record_of(footing: &Footing, config: &Config) -> TrainRecord {
         total_epochs: *total_epochs,
         total_steps: *total_steps,
         total_batches: *total_batches,
+        ema_steps: *ema_steps,
         epochs_run: run.epochs_done,
         optimizer_steps: run.guard.n_applied,
         skipped_steps: run.guard.n_skipped,
@@ -165,7 +208,7 @@ fn manifest_of(
         window_id: record.window_id.clone(),
         trained_until: record.trained_until,
         logical_date: record.run_key.as_deref().and_then(|key| key.parse::<NaiveDate>().ok()),
-        loss_train: record.loss_train,
+        loss_train: Some(record.loss_train),
         n_samples: record.n_samples,
         optimizer_steps: record.optimizer_steps,
         duration_secs: record.duration_secs,

@@ -38,6 +38,9 @@ pub struct TrainRecord {
     pub total_epochs: u64,
     pub total_steps: u64,
     pub total_batches: u64,
+    /// Steps behind the mean that the weights are ([`super::ema`]); 0: they are the trained ones themselves.
+    #[serde(default)]
+    pub ema_steps: u64,
     /// Whole epochs of this run.
     pub epochs_run: u32,
     /// Optimizer steps of this run.

@@ -7,7 +7,11 @@
 //! The one exception is a limit that bites: once the measured speed says that the run cannot finish in time, the
 //! learning rate is planned for the batches that still fit, and those depend on the wall clock. A run that ends before
 //! its limit never looks at it.
+//!
+//! A checkpoint in mid-epoch is written between the backward of a batch and its step: the weights in it have then just
+//! given a finite loss and a finite gradient. Weights that a step has blown up never reach one.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,13 +19,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
-use super::artifact::weights_sha256;
-use super::checkpoint::{self, Ending, EpochPosition, State};
+use super::artifact::{named_weights, weights_sha256};
+use super::checkpoint::{self, Ending, EpochPosition, Parts, State};
+use super::ema::Ema;
+use super::guard::Guard;
 use super::lineage::{Footing, Material};
 use super::lr_schedule::learning_rate;
 use super::objective::Objective;
 use super::optimizer::{AdamW, AdamWSettings};
 use super::order::epoch_order;
+use super::pace::{Pace, duration_text};
 use crate::config::{Config, TrainingConfig};
 use crate::dataset::{Dataset, SampleKey};
 use crate::error::Refusal;
@@ -31,8 +38,6 @@ use crate::progress::{Progress, Tick};
 
 /// Share of training samples whose server poses as unknown, so that servers never seen can be served.
 const STRANGER_SHARE: f64 = 0.05;
-/// Batches after which the measured speed is trusted for planning.
-const BATCHES_TO_TRUST: u64 = 16;
 
 /// A run in progress.
 pub struct Session<'a> {
@@ -46,20 +51,6 @@ pub struct Session<'a> {
     objective: Objective,
     optimizer: AdamW,
     pace: Pace,
-}
-
-/// Time in this process.
-struct Pace {
-    started: Instant,
-    /// The limit on this process's training time.
-    limit: Option<Duration>,
-    /// Training seconds of the run's earlier processes.
-    secs_before: f64,
-    batches: u64,
-    last_checkpoint: Instant,
-    checkpoint_cost: Duration,
-    /// Whether anything was trained since the last checkpoint.
-    is_dirty: bool,
 }
 
 /// Why an epoch's loop was left.
@@ -137,7 +128,7 @@ impl<'a> Session<'a> {
         }
         self.ensure_trained()?;
         self.footing.state.run.ended = Some(ending);
-        self.pace.is_dirty = true;
+        self.pace.note_change();
         self.checkpoint()?;
         if stop.load(Ordering::SeqCst) { self.interrupt() } else { Ok(()) }
     }
@@ -162,14 +153,12 @@ impl<'a> Session<'a> {
             let keys: Vec<SampleKey> = places.iter().map(|place| self.keys[*place as usize]).collect();
             self.train_batch(&keys)?;
             self.tell(progress);
-            if self.pace.last_checkpoint.elapsed().as_secs() >= self.settings.checkpoint_secs {
-                self.checkpoint()?;
-            }
         }
         Ok(Left::AtItsEnd)
     }
 
-    /// One batch: forward, backward, and a step unless loss or gradient are not finite.
+    /// One batch: forward, backward, a checkpoint if it is time, and a step; nothing of it but the first two if loss
+    /// or gradient are not finite.
     fn train_batch(&mut self, keys: &[SampleKey]) -> Result<()> {
         let (seed, number) = (self.footing.state.seed, self.footing.state.total_batches);
         let strangers = Key::new(seed).name("strangers").number(number);
@@ -180,7 +169,9 @@ impl<'a> Session<'a> {
         let gradient = self.optimizer.gradient(&measured.loss.backward()?)?;
         let (loss, norm, per_target) = read_back(&measured.loss, &gradient, &measured.per_target)?;
         drop((output, measured));
-
+        if Guard::is_finite(loss, norm) && self.pace.is_checkpoint_due(self.settings.checkpoint_secs) {
+            self.checkpoint()?;
+        }
         let rate = learning_rate(self.settings.learning_rate, self.position(), self.n_planned());
         let state = &mut self.footing.state;
         let is_good = state.run.guard.admit(loss, norm, state.run.batches_planned())?;
@@ -188,14 +179,17 @@ impl<'a> Session<'a> {
             self.optimizer.step(&gradient, norm, rate)?;
             state.total_steps += 1;
             state.moment_steps = self.optimizer.n_steps();
+            if let Some(ema) = &mut self.footing.ema {
+                ema.update(&self.footing.params, self.settings.ema_decay)?;
+                state.ema_steps = ema.n_steps();
+            }
         }
         state.total_batches += 1;
         state.run.epoch.advance(keys.len(), is_good.then_some(loss));
         if is_good {
             self.objective.count(&mut state.run.epoch_targets, &per_target);
         }
-        self.pace.batches += 1;
-        self.pace.is_dirty = true;
+        self.pace.note_batch();
         Ok(())
     }
 
@@ -218,42 +212,59 @@ impl<'a> Session<'a> {
         state.run.losses.push(loss);
         state.run.epoch = EpochPosition::default();
         state.run.targets = std::mem::take(&mut state.run.epoch_targets);
-        self.pace.is_dirty = true;
+        self.pace.note_change();
         progress.note(&format!("epoch {} done, train {loss:.4}", state.total_epochs));
     }
 
     /// Writes `checkpoints/last`, if anything was trained since the last one.
+    ///
+    /// - Errors: the weights are not finite, or so large that they are past saving. The last checkpoint stays.
     fn checkpoint(&mut self) -> Result<()> {
-        if !self.pace.is_dirty {
+        if !self.pace.is_dirty() {
             return Ok(());
         }
-        let started = Instant::now();
-        let footing = &mut self.footing;
-        footing.state.run.duration_secs = self.pace.secs_before + self.pace.started.elapsed().as_secs_f64();
-        checkpoint::write(
-            &self.checkpoints_dir,
-            &footing.state,
-            &footing.config,
-            &footing.preprocessing,
-            &footing.params,
-            &self.optimizer.moments()?,
-        )?;
-        self.pace.checkpoint_cost = started.elapsed();
-        self.pace.last_checkpoint = Instant::now();
-        self.pace.is_dirty = false;
+        let begun = Instant::now();
+        ensure!(
+            self.optimizer.weights_norm()?.is_finite(),
+            "training diverged: the weights are not finite after step {}; the last checkpoint is from before",
+            self.footing.state.total_steps
+        );
+        self.footing.state.run.duration_secs = self.pace.secs_in_all();
+        let footing = &self.footing;
+        let parts = Parts {
+            state: &footing.state,
+            config: &footing.config,
+            preprocessing: &footing.preprocessing,
+            weights: &named_weights(&footing.params),
+            moments: &self.moments()?,
+            ema: &footing.ema.as_ref().map(Ema::named).unwrap_or_default(),
+        };
+        checkpoint::write(&self.checkpoints_dir, &parts)?;
+        self.pace.note_checkpoint(begun);
         Ok(())
+    }
+
+    /// The optimizer's moments by parameter name.
+    pub fn moments(&self) -> Result<HashMap<String, Tensor>> {
+        self.optimizer.moments()
     }
 
     /// Training that did not train is a failure, whatever else went well.
     fn ensure_trained(&self) -> Result<()> {
         let run = &self.footing.state.run;
         ensure!(run.guard.n_applied > 0, "the run made no optimizer step: {}", why_no_step(&run.guard));
-        let after = weights_sha256(&self.footing.params)?;
         ensure!(
-            after != run.weights_before,
+            weights_sha256(&self.footing.params)? != run.weights_before,
             "the run made {} optimizer steps and left every weight unchanged",
             run.guard.n_applied
         );
+        if let (Some(ema), Some(before)) = (&self.footing.ema, &run.ema_before) {
+            ensure!(
+                weights_sha256(ema.means())? != *before,
+                "the run made {} optimizer steps and left the mean of the weights unchanged",
+                run.guard.n_applied
+            );
+        }
         Ok(())
     }
 
@@ -279,43 +290,6 @@ impl<'a> Session<'a> {
 
     fn samples_per_s(&self) -> f64 {
         self.settings.batch_size as f64 / self.pace.secs_per_batch()
-    }
-}
-
-impl Pace {
-    fn begin(limit: Option<Duration>, secs_before: f64) -> Self {
-        let now = Instant::now();
-        Self {
-            started: now,
-            limit,
-            secs_before,
-            batches: 0,
-            last_checkpoint: now,
-            checkpoint_cost: Duration::ZERO,
-            is_dirty: false,
-        }
-    }
-
-    fn secs_per_batch(&self) -> f64 {
-        (self.started.elapsed().as_secs_f64() / self.batches.max(1) as f64).max(1e-9)
-    }
-
-    /// Seconds left for batches: the limit less what the last checkpoint will take (twice the last one).
-    fn secs_left(&self) -> Option<f64> {
-        let reserve = 2.0 * self.checkpoint_cost.as_secs_f64();
-        self.limit.map(|limit| limit.as_secs_f64() - reserve - self.started.elapsed().as_secs_f64())
-    }
-
-    /// Whether another batch would not fit.
-    fn is_out_of_time(&self) -> bool {
-        let next = if self.batches == 0 { 0.0 } else { self.secs_per_batch() };
-        self.secs_left().is_some_and(|left| left < next)
-    }
-
-    /// Batches that fit, once the speed is known.
-    fn batches_left(&self) -> Option<u64> {
-        let left = self.secs_left().filter(|_| self.batches >= BATCHES_TO_TRUST)?;
-        Some((left.max(0.0) / self.secs_per_batch()) as u64)
     }
 }
 
@@ -346,43 +320,9 @@ fn read_back(loss: &Tensor, gradient: &Tensor, per_target: &Tensor) -> Result<(f
     Ok((f64::from(all[0]), f64::from(all[1]).sqrt(), all[2..].to_vec()))
 }
 
-fn why_no_step(guard: &super::guard::Guard) -> String {
+fn why_no_step(guard: &Guard) -> String {
     match guard.n_skipped {
         0 => "there was no time for one".to_owned(),
         n => format!("all {n} batches had a loss or gradient that is not finite"),
-    }
-}
-
-fn duration_text(secs: f64) -> String {
-    match secs {
-        s if s < 90.0 => format!("{s:.0} s"),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_measured_speed_says_how_many_batches_fit() {
-        let mut pace = Pace::begin(Some(Duration::from_secs(30)), 0.0);
-        pace.started = Instant::now().checked_sub(Duration::from_secs(20)).unwrap();
-        pace.batches = BATCHES_TO_TRUST - 1;
-        assert_eq!(pace.batches_left(), None);
-        pace.batches = 40;
-        assert_eq!(pace.batches_left(), Some(19)); // a little less than 10 s at 0.5 s each
-        assert!(!pace.is_out_of_time());
-        pace.checkpoint_cost = Duration::from_millis(4900);
-        assert!(pace.is_out_of_time());
-        pace.limit = None;
-        assert!(!pace.is_out_of_time() && pace.batches_left().is_none());
-    }
-
-    #[test]
-    fn durations_are_for_people() {
-        let texts = [3.4, 400.0, 9000.0].map(duration_text);
-        assert_eq!(texts, ["3 s", "7 min", "2.5 h"]);
     }
 }

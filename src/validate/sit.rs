@@ -44,8 +44,9 @@ pub struct Sitting<'a> {
 /// A model that does not load, or does not fit the config, is no error: its verdict says so. A champion that does
 /// not is left out of the comparison, with a warning in the verdict.
 ///
-/// - Errors: there is no such model; the window or the champion's pointer cannot be read; the verdict cannot be
-///   stored; no fresh process could be started; the device failed or ran out of memory.
+/// - Errors: there is no such model, or it came without preprocessing; the window or the champion's pointer cannot
+///   be read; the verdict cannot be stored; no fresh process could be started; the device failed or ran out of
+///   memory.
 pub fn sit(
     site: &Site,
     registry: &Registry,
@@ -55,6 +56,7 @@ pub fn sit(
 ) -> Result<Verdict> {
     let dir = registry.model_dir(sitting.model);
     let manifest = ModelManifest::read(&dir)?;
+    manifest.ensure_has_preprocessing()?;
     let probe = (sitting.probe)(&dir).context("load the model in a fresh process")?;
     let grid = Arc::new(sitting.window.read_grid()?);
     let champion = registry.pointer()?.map(|champion| champion.model_id).filter(|id| id != sitting.model);

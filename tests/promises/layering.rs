@@ -49,10 +49,12 @@ fn code() -> Vec<(String, String, String)> {
     found.into_iter().map(describe).filter(|(file, ..)| !is_test_file(file)).collect()
 }
 
-/// Files that hold tests only: their `mod` line, or that of the `tests.rs` above them, is under `#[cfg(test)]`.
+/// Files that hold tests only: their `mod` line, or that of the folder `tests/`, is under `#[cfg(test)]`.
 fn is_test_file(file: &str) -> bool {
-    let names = ["tests.rs", "testing.rs", "realism.rs", "receiver.rs", "check.rs"];
-    file.contains("/tests/") || names.iter().any(|name| file.ends_with(name))
+    file.contains("/tests/")
+        || ["tests.rs", "testing.rs", "realism.rs", "receiver.rs", "check.rs"]
+            .iter()
+            .any(|name| file.ends_with(name))
 }
 
 /// Source code without comments and without the items under `#[cfg(test)]`.

@@ -1,10 +1,15 @@
 mod damage;
+mod exchange;
 mod exit_codes;
+mod guards;
+mod increments;
 mod killed;
 mod layering;
 mod night;
 mod parity;
 mod quickstart;
+mod randomness;
 mod readme;
 mod real_data;
+mod resume;
 mod telling;

@@ -89,7 +89,7 @@ fn a_server_that_left_its_scales_is_told_and_recorded_until_a_fresh_lineage() {
 
 /// The folder of the model that was made last.
 fn newest(toy: &Toy) -> String {
-    checkpoint::Published::read(&toy.site.checkpoints_dir()).unwrap().unwrap().model_id
+    publish::Published::read(&toy.site.checkpoints_dir()).unwrap().unwrap().model_id
 }
 
 #[test]

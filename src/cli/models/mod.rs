@@ -1,10 +1,13 @@
-//! `models list|show`: what there is to serve.
+//! `models list|show|import|export`: what there is to serve, and its ways in and out.
+
+mod exchange;
 
 use clap::{Args, Subcommand};
 
 use super::context::Context;
 use super::{probe, text};
 use crate::error::Exit;
+use crate::model_manifest::ModelManifest;
 use crate::registry::{ModelDetails, ModelEntry, Registry, VerdictState};
 
 #[derive(Args)]
@@ -23,6 +26,10 @@ enum ModelsCommand {
         #[arg(default_value = "latest")]
         model: String,
     },
+    /// Take in a network of another library as a model
+    Import(exchange::ImportArgs),
+    /// Write a model as a network of another library
+    Export(exchange::ExportArgs),
     /// What the exam's fresh process runs
     #[command(hide = true)]
     Probe { dir: std::path::PathBuf },
@@ -33,9 +40,13 @@ pub fn run(args: ModelsArgs, context: &Context) -> anyhow::Result<Exit> {
         context.output.data(&serde_json::to_string(&probe::load(dir))?)?;
         return Ok(Exit::Done);
     }
+    if let ModelsCommand::Import(args) = &args.command {
+        return exchange::import(args, context);
+    }
     let registry = Registry::open(&context.site()?);
     match args.command {
-        ModelsCommand::Probe { .. } => {}
+        ModelsCommand::Probe { .. } | ModelsCommand::Import(_) => {}
+        ModelsCommand::Export(args) => return exchange::export(&args, &registry, context),
         ModelsCommand::List => {
             let lines: Vec<ModelLine> = registry.list()?.into_iter().map(ModelLine::of).collect();
             context.output.result(&lines, |lines| render_list(lines))?;
@@ -85,12 +96,14 @@ fn render_list(lines: &[ModelLine]) -> String {
         // A waived exam must not look like a passed one.
         let waived =
             if verdict.as_ref().is_some_and(|verdict| verdict.waived) { ", checks waived" } else { "" };
-        let outcome = verdict.as_ref().map_or("not examined".into(), |verdict| verdict.outcome.to_string());
+        let is_fed = manifest.as_ref().is_none_or(ModelManifest::has_preprocessing);
+        let unexamined = if is_fed { "not examined" } else { "no preprocessing" };
+        let outcome = verdict.as_ref().map_or(unexamined.into(), |verdict| verdict.outcome.to_string());
         vec![
             id.to_string(),
             role.to_owned(),
             line.total_epochs.map_or("-".into(), |epochs| epochs.to_string()),
-            text::number(manifest.as_ref().map(|manifest| manifest.loss_train)),
+            text::number(manifest.as_ref().and_then(|manifest| manifest.loss_train)),
             text::number(verdict.as_ref().and_then(|verdict| verdict.loss)),
             outcome + waived,
         ]
@@ -110,16 +123,23 @@ fn render_details(details: &ModelDetails) -> String {
         fact("weights_sha256", manifest.weights_sha256.clone());
         fact("lineage", manifest.lineage.clone());
         fact("parent", manifest.parent.clone().unwrap_or_else(|| "none".into()));
-        fact("window", manifest.window_id.clone());
+        if let Some(imported) =
+            details.training.as_ref().and_then(|training| training["imported_from"].as_str())
+        {
+            let preprocessing = if manifest.has_preprocessing() { "with" } else { "without" };
+            fact("imported", format!("from {imported}, {preprocessing} preprocessing"));
+        } else {
+            fact("window", manifest.window_id.clone());
+        }
         fact("epochs", format!("{} ({} steps) in all", manifest.total_epochs, manifest.total_steps));
-        fact(
-            "training",
-            format!(
-                "{} samples, {} steps, {:.1} s",
-                manifest.n_samples, manifest.optimizer_steps, manifest.duration_secs
-            ),
-        );
-        fact("train loss", text::number(Some(manifest.loss_train)));
+        if manifest.n_samples > 0 {
+            let (n_samples, n_steps) = (manifest.n_samples, manifest.optimizer_steps);
+            fact(
+                "training",
+                format!("{n_samples} samples, {n_steps} steps, {:.1} s", manifest.duration_secs),
+            );
+        }
+        fact("train loss", text::number(manifest.loss_train));
     }
     fact("size", text::bytes(entry.size_bytes));
     fact("champion", if entry.is_champion { "yes" } else { "no" }.into());
