@@ -2,7 +2,7 @@
 //!
 //! Scales are frozen so that tonight's network means by 1.3 what last night's meant. The price is that a series may
 //! leave them: its values then reach the network far from anything it was trained on, and beyond
-//! [`SCALED_LIMIT`](super::scaler::SCALED_LIMIT) they are cut. This module says which targets of which servers have
+//! [`SCALED_LIMIT`] they are cut. This module says which targets of which servers have
 //! done so in a window's train part. It changes nothing: only a new lineage is fitted anew, and that a person decides.
 
 use anyhow::Result;

@@ -43,7 +43,7 @@ fn an_epoch_begun_under_the_first_format_is_finished() {
     for added in ["epoch_targets", "targets", "stale_scales"] {
         json["run"].as_object_mut().unwrap().remove(added).unwrap();
     }
-    fs::write(&state, json.to_string()).unwrap();
+    crate::fsx::write_json(&state, &json).unwrap();
     fs::remove_file(last.join("manifest.json")).unwrap();
     let files = crate::fsx::digest_dir(&last).unwrap();
     crate::fsx::write_json(&last.join("manifest.json"), &serde_json::json!({"format": 1, "files": files}))
