@@ -37,6 +37,10 @@ fn a_training_that_trains_nothing_fails_and_leaves_everything() {
     story.set("training.learning_rate", "1e-60");
     story.run("train --epochs 1").exit(1).stderr("left every weight unchanged");
     assert_eq!((story.digests("checkpoints/last"), story.models()), before);
+    // Not even where there is a checkpoint after every batch.
+    story.set("training.checkpoint_secs", "0");
+    story.run("train --epochs 1").exit(1).stderr("left every weight unchanged");
+    assert_eq!((story.digests("checkpoints/last"), story.models()), before);
     story.run("train --epochs 0").exit(2);
 }
 
@@ -75,6 +79,21 @@ fn fresh_leaves_the_old_lineage_untouched_and_one_can_go_back() {
     let names = story.names("checkpoints/lineages");
     assert!(names.contains(&format!("{}_12", fresh["lineage"].as_str().unwrap())), "{names:?}");
     story.run("train --from lineage_nope").exit(2).stderr("no lineage is kept").stderr(&name);
+}
+
+#[test]
+fn a_lineage_that_one_goes_back_to_is_kept_until_it_is_on_disk_again() {
+    let story = Story::ready_to_train(&[SHORT, ("retention.lineages", "1")]);
+    let old = story.train("--epochs 1");
+    let name = format!("{}_4", old["lineage"].as_str().unwrap());
+    story.train("--epochs 1 --fresh");
+    assert_eq!(story.names("checkpoints/lineages"), [name.as_str()]);
+    // Nothing is trained: the lineage is still nowhere but here.
+    story.run(&format!("train --from {name} --epochs 1 --max-duration 0s")).exit(1);
+    assert!(story.names("checkpoints/lineages").contains(&name));
+    let back = story.train(&format!("--epochs 1 --from {name}"));
+    assert_eq!((&back["lineage"], &back["total_epochs"]), (&old["lineage"], &2.into()), "{back}");
+    assert_eq!(story.names("checkpoints/lineages").len(), 1, "the one that was left for it");
 }
 
 /// Kills an epoch of 16 batches in the middle; returns its steps that are in the checkpoint.
