@@ -89,6 +89,9 @@ impl AdamW {
     }
 
     /// The gradient of all weights as one vector `[P]`; zero where a parameter had no part in the loss.
+    ///
+    /// It is cut off from the graph it comes from: candle leaves some gradients tied to the batch's activations,
+    /// and moments made of those would hold on to every batch ever trained.
     pub fn gradient(&self, grads: &GradStore) -> Result<Tensor> {
         let mut parts = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
@@ -97,7 +100,7 @@ impl AdamW {
                 None => Tensor::zeros(slot.len, DType::F32, slot.var.device())?,
             });
         }
-        Ok(Tensor::cat(&parts, 0)?)
+        Ok(Tensor::cat(&parts, 0)?.detach())
     }
 
     /// One step along `gradient` `[P]`, whose 2-norm is `norm`.
@@ -256,6 +259,21 @@ mod tests {
         let adam = optimizer(&params, AdamWSettings::new(0.0, 1.0));
         let gradient = adam.gradient(&loss.backward().unwrap()).unwrap();
         assert_eq!(values(&gradient), [2.0, 4.0, 0.0, 1.0]);
+    }
+
+    /// Moments once held on to every batch of a run: 7 GB after 2000 steps of a network of 62 000 weights.
+    #[test]
+    fn moments_hold_on_to_no_batch() {
+        let params = [("a", var(&[2.0, 3.0], &[2])), ("b", var(&[5.0, 7.0], &[2]))];
+        let mut adam = optimizer(&params, AdamWSettings::new(0.0, 1e9));
+        let loss = (params[0].1.as_tensor() * params[1].1.as_tensor()).unwrap().sum_all().unwrap();
+        let grads = loss.backward().unwrap();
+        let is_tied = |var: &Var| grads.get(var.as_tensor()).unwrap().track_op();
+        assert!(is_tied(&params[0].1), "candle cuts gradients off by itself now: the detach can go");
+        let gradient = adam.gradient(&grads).unwrap();
+        assert_eq!(values(&gradient), [5.0, 7.0, 2.0, 3.0]);
+        adam.step(&gradient, 87f64.sqrt(), 0.1).unwrap();
+        assert!(!adam.first.track_op() && !adam.second.track_op());
     }
 
     #[test]
