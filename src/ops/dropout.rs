@@ -12,10 +12,7 @@ use candle_core::{CpuStorage, CustomOp1, D, Layout, Result as CandleResult, Shap
 
 use super::host::{contiguous, is_host_f32};
 use super::random::Key;
-use super::simd::{MaskTile, ROWS, Simd};
-
-/// Features whose fates one hash decides, with sixteen bits each.
-pub(super) const PER_HASH: usize = 4;
+use super::simd::{MaskTile, PER_HASH, ROWS, Simd};
 
 /// The dropout of one forward pass: a rate, a stream, and the number of the next site.
 pub struct Dropout {

@@ -19,6 +19,11 @@ pub(super) struct Places {
 }
 
 impl Places {
+    /// Values placed so far.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
     pub fn next(&mut self, n: usize) -> Range<usize> {
         let range = self.end..self.end + n;
         self.end = range.end;

@@ -80,16 +80,3 @@ pub(super) unsafe fn glu_backward<L: Lanes>(dy: &[f32], linear: &mut [f32], n: u
         }
     }
 }
-
-/// The logistic function in place, over any numbers.
-#[inline(always)]
-pub(super) unsafe fn sigmoid_all<L: Lanes>(x: &mut [f32]) {
-    // SAFETY: partial registers touch only what is left of the slice.
-    unsafe {
-        for at in (0..x.len()).step_by(LANES) {
-            let n = (x.len() - at).min(LANES);
-            let x = x.as_mut_ptr().add(at);
-            sigmoid(L::load_first(x, n)).store_first(x, n);
-        }
-    }
-}

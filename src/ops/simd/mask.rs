@@ -4,8 +4,8 @@ use super::lanes::{LANES, Lanes};
 use super::tile::ROWS;
 use crate::ops::random::Key;
 
-/// Features whose fates one hash decides; [`crate::ops::dropout`] hashes the same way.
-const PER_HASH: usize = 4;
+/// Features whose fates one hash decides, with sixteen bits each.
+pub const PER_HASH: usize = 4;
 
 /// A mask at the rows of a tile.
 #[derive(Clone, Copy, Debug)]

@@ -32,7 +32,7 @@ pub use attention::Tiles;
 use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use avx512::Avx512;
-pub use mask::MaskTile;
+pub use mask::{MaskTile, PER_HASH};
 use portable::Portable;
 pub use product::{Init, Matrix};
 pub use tile::ROWS;
@@ -154,8 +154,6 @@ methods! {
     glu = activation::glu, (linear: &mut [f32], n: usize, y: &mut [f32]);
     /// The gradient of the values and gates of a GLU in their place; `linear` is as the forward left it.
     glu_backward = activation::glu_backward, (dy: &[f32], linear: &mut [f32], n: usize);
-    /// The logistic function in place.
-    sigmoid = activation::sigmoid_all, (x: &mut [f32]);
     /// Layer norm of each row: the normalised values stay in `x`, one over their deviation in `inverse` ([`ROWS`]), the
     /// result with weight and bias is `y`.
     layer_norm = norm::layer_norm,
@@ -181,8 +179,6 @@ methods! {
     add_scaled = norm::add_scaled, (x: &[f32], n: usize, scale: &[f32], y: &mut [f32]);
     /// `y = x * scale`, with one scale per row.
     scale = norm::scale, (x: &[f32], n: usize, scale: &[f32], y: &mut [f32]);
-    /// `y = x * factor`, with one factor per feature.
-    scale_features = norm::scale_features, (x: &[f32], factors: &[f32], n: usize, y: &mut [f32]);
     /// `dots[row] = sum over the features of a * b`.
     dots = norm::dots, (a: &[f32], b: &[f32], n: usize, dots: &mut [f32]);
     /// One step of an LSTM cell. `record` holds four tiles of `n` gates, which are activated, and room for a fifth, the

@@ -179,21 +179,6 @@ pub(super) unsafe fn dots<L: Lanes>(a: &[f32], b: &[f32], n: usize, dots: &mut [
     }
 }
 
-/// `y = x * factor` with one factor per feature.
-#[inline(always)]
-pub(super) unsafe fn scale_features<L: Lanes>(x: &[f32], factors: &[f32], n: usize, y: &mut [f32]) {
-    assert!(x.len() >= n * ROWS && y.len() >= n * ROWS && factors.len() >= n);
-    // SAFETY: as in `layer_norm`.
-    unsafe {
-        for i in 0..n {
-            let factor = L::splat(*factors.as_ptr().add(i));
-            for at in [i * ROWS, i * ROWS + LANES] {
-                L::load(x.as_ptr().add(at)).mul(factor).store(y.as_mut_ptr().add(at));
-            }
-        }
-    }
-}
-
 /// `y += x`, over any numbers.
 #[inline(always)]
 pub(super) unsafe fn add<L: Lanes>(x: &[f32], y: &mut [f32]) {

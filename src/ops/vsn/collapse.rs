@@ -8,8 +8,10 @@
 
 use std::ops::Range;
 
-use super::weights::{Cursor, Packed, PackedGrn, PackedReal, PackedResample, Slot};
+use super::weights::{Packed, PackedGrn, PackedReal, PackedResample, Slot, tail};
 use crate::ops::grn_tile::{GrnRanges, Pair};
+use crate::ops::layer_norm::EPSILON;
+use crate::ops::pack::Places;
 use crate::ops::stretch::Stretch;
 
 /// Where everything lies in the collapsed form, of values and of gradients.
@@ -57,17 +59,17 @@ pub struct CollapsedJoint {
 
 impl Collapsed {
     pub fn of(packed: &Packed) -> Self {
-        let mut cursor = Cursor(0);
+        let mut places = Places::default();
         let (hidden, n) = (packed.hidden, packed.n_variables());
         let joint_hidden = packed.joint.second[1].shape[0];
         let reals = packed.reals.iter().map(|real| CollapsedReal {
             number: real.number,
             column: real.column,
-            slope: cursor.take(real.grn.second[1].shape[0]),
-            offset: cursor.take(real.grn.second[1].shape[0]),
-            skip_slope: cursor.take(hidden),
-            skip_offset: cursor.take(hidden),
-            tail: cursor.tail(&real.grn),
+            slope: places.next(real.grn.second[1].shape[0]),
+            offset: places.next(real.grn.second[1].shape[0]),
+            skip_slope: places.next(hidden),
+            skip_offset: places.next(hidden),
+            tail: tail(&mut places, &real.grn),
         });
         let reals: Vec<CollapsedReal> = reals.collect();
         let categoricals = packed.categoricals.iter().map(|categorical| {
@@ -76,20 +78,20 @@ impl Collapsed {
                 number: categorical.number,
                 column: categorical.column,
                 n_codes,
-                vectors: cursor.take(n_codes * hidden),
-                first: cursor.take(n_codes * joint_hidden),
-                skip: cursor.take(n_codes * n),
+                vectors: places.next(n_codes * hidden),
+                first: places.next(n_codes * joint_hidden),
+                skip: places.next(n_codes * n),
             }
         });
         let categoricals: Vec<CollapsedCategorical> = categoricals.collect();
         let joint = CollapsedJoint {
-            slopes: cursor.take(joint_hidden * reals.len()),
-            offset: cursor.take(joint_hidden),
-            skip_slopes: cursor.take(n * reals.len()),
-            skip_offset: cursor.take(n),
-            tail: cursor.tail(&packed.joint),
+            slopes: places.next(joint_hidden * reals.len()),
+            offset: places.next(joint_hidden),
+            skip_slopes: places.next(n * reals.len()),
+            skip_offset: places.next(n),
+            tail: tail(&mut places, &packed.joint),
         };
-        Collapsed { reals, categoricals, joint, len: cursor.0 }
+        Collapsed { reals, categoricals, joint, len: places.end() }
     }
 
     /// The collapsed values of packed parameters.
@@ -375,7 +377,7 @@ impl Rows {
             let raw: Vec<f32> = stretch.apply(row).iter().zip(&gates).map(|(x, gate)| x * gate.0).collect();
             let mean = raw.iter().sum::<f32>() / hidden as f32;
             let variance = raw.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / hidden as f32;
-            let inverse = 1.0 / (variance + super::EPSILON).sqrt();
+            let inverse = 1.0 / (variance + EPSILON as f32).sqrt();
             rows.inverse.push(inverse);
             for (i, x) in raw.iter().enumerate() {
                 let normal = (x - mean) * inverse;

@@ -28,8 +28,6 @@ use super::host::{contiguous, host_values};
 use super::simd::Simd;
 use super::split::{in_parts, in_parts_with, sum_in_order};
 
-const EPSILON: f32 = 1e-5;
-
 /// The inputs of a selection; they get no gradient.
 pub struct VsnInput<'a> {
     /// `[B, T, R]` f32.

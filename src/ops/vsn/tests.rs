@@ -4,6 +4,7 @@ use candle_nn::ops::sigmoid;
 use super::weights::{GrnWeights, LinearWeights, ResampleWeights, VariableWeights};
 use super::*;
 use crate::ops::check::{assert_close, noise, values};
+use crate::ops::grn::grn_plain;
 use crate::ops::layer_norm::layer_norm_plain;
 use crate::ops::softmax::softmax;
 use crate::ops::stretch::{matrix, stretch};
@@ -81,22 +82,6 @@ fn resampled(x: &Tensor, weights: &ResampleWeights) -> Tensor {
     layer_norm_plain(&x, &weights.norm.0, &weights.norm.1).unwrap()
 }
 
-fn grn(x: &Tensor, context: Option<&Tensor>, weights: &GrnWeights, dropout: &Dropout) -> Tensor {
-    let skip = weights.resample.as_ref().map_or_else(|| x.clone(), |resample| resampled(x, resample));
-    let mut inner = linear(x, &weights.first);
-    if let Some(context) = context {
-        inner = inner.broadcast_add(&context.unsqueeze(1).unwrap()).unwrap();
-    }
-    let inner = linear(&inner.elu(1.0).unwrap(), &weights.second);
-    let inner = match dropout.site() {
-        Some(mask) => mask.apply_plain(&inner).unwrap(),
-        None => inner,
-    };
-    let halves = linear(&inner, &weights.gate).chunk(2, D::Minus1).unwrap();
-    let gated = (&halves[0] * sigmoid(&halves[1]).unwrap()).unwrap();
-    layer_norm_plain(&(gated + skip).unwrap(), &weights.norm.0, &weights.norm.1).unwrap()
-}
-
 fn plain(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) -> (Tensor, Tensor) {
     let (n_samples, n_steps, _) = input.reals.dims3().unwrap();
     let (mut embedded, mut processed) = (Vec::new(), Vec::new());
@@ -104,7 +89,7 @@ fn plain(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) -> (Tens
         match variable {
             VariableWeights::Real { column, line, grn: weights } => {
                 let x = linear(&input.reals.narrow(2, *column, 1).unwrap().contiguous().unwrap(), line);
-                processed.push(grn(&x, None, weights, dropout));
+                processed.push(grn_plain(&x, None, weights, dropout.site()).unwrap());
                 embedded.push(x);
             }
             VariableWeights::Categorical { column, table, resample } => {
@@ -116,7 +101,8 @@ fn plain(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) -> (Tens
         }
     }
     let joined = Tensor::cat(&embedded, D::Minus1).unwrap();
-    let shares = softmax(&grn(&joined, input.context, &weights.joint, dropout)).unwrap();
+    let shares =
+        softmax(&grn_plain(&joined, input.context, &weights.joint, dropout.site()).unwrap()).unwrap();
     let stacked = Tensor::stack(&processed, 2).unwrap();
     let selected = stacked.broadcast_mul(&shares.unsqueeze(3).unwrap()).unwrap().sum(2).unwrap();
     (selected, shares)

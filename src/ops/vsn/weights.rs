@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
 use crate::ops::grn_tile::{GrnRanges, Pair};
+use crate::ops::pack::Places;
 pub use crate::ops::{GrnWeights, ResampleWeights};
 
 /// Weight and bias.
@@ -171,28 +172,15 @@ impl VsnWeights {
     }
 }
 
-/// The ranges of a block's tail in another buffer, taken one after the other.
-pub(super) struct Cursor(pub usize);
-
-impl Cursor {
-    pub fn take(&mut self, n: usize) -> Range<usize> {
-        let range = self.0..self.0 + n;
-        self.0 = range.end;
-        range
-    }
-
-    fn pair(&mut self, [weight, bias]: &[Slot; 2]) -> Pair {
-        Pair { weight: self.take(weight.range.len()), bias: self.take(bias.range.len()) }
-    }
-
-    pub fn tail(&mut self, grn: &PackedGrn) -> GrnRanges {
-        GrnRanges {
-            hidden: grn.second[1].shape[0],
-            out: grn.norm[1].shape[0],
-            second: self.pair(&grn.second),
-            gate: self.pair(&grn.gate),
-            norm: self.pair(&grn.norm),
-            skip_norm: grn.resample.as_ref().map(|resample| self.pair(&resample.norm)),
-        }
+/// Where a block's tail lies in another buffer.
+pub(super) fn tail(places: &mut Places, grn: &PackedGrn) -> GrnRanges {
+    let mut pair = |[weight, bias]: &[Slot; 2]| -> Pair { places.pair(weight.range.len(), bias.range.len()) };
+    GrnRanges {
+        hidden: grn.second[1].shape[0],
+        out: grn.norm[1].shape[0],
+        second: pair(&grn.second),
+        gate: pair(&grn.gate),
+        norm: pair(&grn.norm),
+        skip_norm: grn.resample.as_ref().map(|resample| pair(&resample.norm)),
     }
 }
