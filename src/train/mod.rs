@@ -31,6 +31,7 @@ pub mod plan;
 pub mod publish;
 pub mod record;
 pub mod session;
+pub mod step;
 pub mod tally;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::artifact::{named_weights, weights_sha256};
 use super::checkpoint::{self, Ending, EpochPosition, Parts, State};
@@ -25,14 +25,12 @@ use super::ema::Ema;
 use super::guard::Guard;
 use super::lineage::{Footing, Material};
 use super::lr_schedule::learning_rate;
-use super::objective::Objective;
-use super::optimizer::{AdamW, AdamWSettings};
 use super::order::epoch_order;
 use super::pace::{Pace, duration_text};
+use super::step::Learner;
 use crate::config::{Config, TrainingConfig};
 use crate::dataset::{Dataset, SampleKey};
 use crate::error::Refusal;
-use crate::model::{Mode, Tft};
 use crate::ops::random::Key;
 use crate::progress::{Progress, Tick};
 
@@ -47,9 +45,7 @@ pub struct Session<'a> {
     checkpoints_dir: PathBuf,
     dataset: Dataset,
     keys: Vec<SampleKey>,
-    network: Tft,
-    objective: Objective,
-    optimizer: AdamW,
+    learner: Learner,
     pace: Pace,
 }
 
@@ -81,27 +77,15 @@ impl<'a> Session<'a> {
             return Err(Refusal::NotEnoughData { reasons }.into());
         }
         fix_sizes(&mut footing.state, keys.len(), settings)?;
-        let network = Tft::new(&footing.config, &footing.params).context("build the network")?;
-        let adam = AdamWSettings::new(settings.weight_decay, settings.gradient_clip);
-        let mut optimizer = AdamW::new(footing.params.iter(), adam, device)?;
+        let (network, sizes) = ((&footing.config, &footing.params), (&config.model, settings));
+        let mut learner = Learner::new(network, &footing.preprocessing, sizes, device)?;
         if let Some(moments) = footing.moments.take() {
-            optimizer.restore(&moments, footing.state.moment_steps).context("continue the optimizer")?;
+            let n_steps = footing.state.moment_steps;
+            learner.optimizer.restore(&moments, n_steps).context("continue the optimizer")?;
         }
-        let objective = Objective::new(&footing.preprocessing, &config.model);
         let pace = Pace::begin(limit, footing.state.run.duration_secs);
         let device = device.clone();
-        Ok(Self {
-            footing,
-            settings,
-            device,
-            checkpoints_dir,
-            dataset,
-            keys,
-            network,
-            objective,
-            optimizer,
-            pace,
-        })
+        Ok(Self { footing, settings, device, checkpoints_dir, dataset, keys, learner, pace })
     }
 
     /// Trains until `until` epochs of the run are done, or time is up, and leaves a checkpoint of it.
@@ -164,30 +148,28 @@ impl<'a> Session<'a> {
         let strangers = Key::new(seed).name("strangers").number(number);
         let is_stranger = |place: usize| strangers.uniform(place as u64) < STRANGER_SHARE;
         let batch = self.dataset.batch_with_strangers(keys, is_stranger, &self.device)?;
-        let output = self.network.forward(&batch.input, &Mode::Train { seed, step: number })?;
-        let measured = self.objective.measure(&output, &batch)?;
-        let gradient = self.optimizer.gradient(&measured.loss.backward()?)?;
-        let (loss, norm, per_target) = read_back(&measured.loss, &gradient, &measured.per_target)?;
-        drop((output, measured));
-        if Guard::is_finite(loss, norm) && self.pace.is_checkpoint_due(self.settings.checkpoint_secs) {
+        let look = self.learner.look(&batch, seed, number)?;
+        if Guard::is_finite(look.loss, look.norm)
+            && self.pace.is_checkpoint_due(self.settings.checkpoint_secs)
+        {
             self.checkpoint()?;
         }
         let rate = learning_rate(self.settings.learning_rate, self.position(), self.n_planned());
         let state = &mut self.footing.state;
-        let is_good = state.run.guard.admit(loss, norm, state.run.batches_planned())?;
+        let is_good = state.run.guard.admit(look.loss, look.norm, state.run.batches_planned())?;
         if is_good {
-            self.optimizer.step(&gradient, norm, rate)?;
+            self.learner.step(&look, rate)?;
             state.total_steps += 1;
-            state.moment_steps = self.optimizer.n_steps();
+            state.moment_steps = self.learner.optimizer.n_steps();
             if let Some(ema) = &mut self.footing.ema {
                 ema.update(&self.footing.params, self.settings.ema_decay)?;
                 state.ema_steps = ema.n_steps();
             }
         }
         state.total_batches += 1;
-        state.run.epoch.advance(keys.len(), is_good.then_some(loss));
+        state.run.epoch.advance(keys.len(), is_good.then_some(look.loss));
         if is_good {
-            self.objective.count(&mut state.run.epoch_targets, &per_target);
+            self.learner.objective.count(&mut state.run.epoch_targets, &look.per_target);
         }
         self.pace.note_batch();
         Ok(())
@@ -226,7 +208,7 @@ impl<'a> Session<'a> {
         }
         let begun = Instant::now();
         ensure!(
-            self.optimizer.weights_norm()?.is_finite(),
+            self.learner.optimizer.weights_norm()?.is_finite(),
             "training diverged: the weights are not finite after step {}; the last checkpoint is from before",
             self.footing.state.total_steps
         );
@@ -251,7 +233,7 @@ impl<'a> Session<'a> {
 
     /// The optimizer's moments by parameter name.
     pub fn moments(&self) -> Result<HashMap<String, Tensor>> {
-        self.optimizer.moments()
+        self.learner.moments()
     }
 
     /// Training that did not train is a failure, whatever else went well.
@@ -315,14 +297,6 @@ fn fix_sizes(state: &mut State, n_keys: usize, settings: &TrainingConfig) -> Res
     );
     (run.n_samples, run.n_batches) = (n_samples, n_batches);
     Ok(())
-}
-
-/// The loss, the 2-norm of the gradient, and the numbers `per_target`, in one transfer from the device.
-fn read_back(loss: &Tensor, gradient: &Tensor, per_target: &Tensor) -> Result<(f64, f64, Vec<f32>)> {
-    let sum_of_squares = gradient.sqr()?.sum_all()?;
-    let both = Tensor::stack(&[loss.detach().to_dtype(DType::F32)?, sum_of_squares], 0)?;
-    let all: Vec<f32> = Tensor::cat(&[both, per_target.flatten_all()?], 0)?.to_vec1()?;
-    Ok((f64::from(all[0]), f64::from(all[1]).sqrt(), all[2..].to_vec()))
 }
 
 fn why_no_step(guard: &Guard) -> String {

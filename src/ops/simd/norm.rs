@@ -9,6 +9,8 @@ const EPSILON: f32 = 1e-5;
 
 /// Layer normalisation of each row: leaves the normalised values in `x`, one over their deviation in `inverse`, and the
 /// weighted result in `y`.
+///
+/// Both halves of a tile go side by side, here and below: a sum over features waits for itself, two do not.
 #[inline(always)]
 pub(super) unsafe fn layer_norm<L: Lanes>(
     x: &mut [f32],
@@ -19,29 +21,37 @@ pub(super) unsafe fn layer_norm<L: Lanes>(
 ) {
     assert!(n > 0 && x.len() >= n * ROWS && y.len() >= n * ROWS && inverse.len() >= ROWS);
     assert!(weight.len() >= n && bias.len() >= n);
-    // SAFETY: `half * LANES + feature * ROWS` stays inside by the assertions.
+    // SAFETY: `feature * ROWS + half` stays inside by the assertions.
     unsafe {
+        let (x, y) = (x.as_mut_ptr(), y.as_mut_ptr());
         let per_feature = L::splat(1.0 / n as f32);
-        for half in [0, LANES] {
-            let (x, y) = (x.as_mut_ptr().add(half), y.as_mut_ptr().add(half));
-            let mut sum = L::splat(0.0);
-            for i in 0..n {
-                sum = sum.add(L::load(x.add(i * ROWS)));
+        let mut sums = [L::splat(0.0); 2];
+        for i in 0..n {
+            for (h, sum) in sums.iter_mut().enumerate() {
+                *sum = sum.add(L::load(x.add(i * ROWS + h * LANES)));
             }
-            let mean = sum.mul(per_feature);
-            let mut squares = L::splat(0.0);
-            for i in 0..n {
-                let centred = L::load(x.add(i * ROWS)).sub(mean);
-                squares = centred.fma(centred, squares);
+        }
+        let means = [sums[0].mul(per_feature), sums[1].mul(per_feature)];
+        let mut squares = [L::splat(0.0); 2];
+        for i in 0..n {
+            for (h, squares) in squares.iter_mut().enumerate() {
+                let centred = L::load(x.add(i * ROWS + h * LANES)).sub(means[h]);
+                *squares = centred.fma(centred, *squares);
             }
-            let variance = squares.fma(per_feature, L::splat(EPSILON));
-            let inverted = L::splat(1.0).div(variance.sqrt());
-            inverted.store(inverse.as_mut_ptr().add(half));
-            for i in 0..n {
-                let normal = L::load(x.add(i * ROWS)).sub(mean).mul(inverted);
-                normal.store(x.add(i * ROWS));
-                let (weight, bias) = (L::splat(*weight.as_ptr().add(i)), L::splat(*bias.as_ptr().add(i)));
-                normal.fma(weight, bias).store(y.add(i * ROWS));
+        }
+        let mut inverted = squares;
+        for (h, inverted) in inverted.iter_mut().enumerate() {
+            let variance = inverted.fma(per_feature, L::splat(EPSILON));
+            *inverted = L::splat(1.0).div(variance.sqrt());
+            inverted.store(inverse.as_mut_ptr().add(h * LANES));
+        }
+        for i in 0..n {
+            let (weight, bias) = (L::splat(*weight.as_ptr().add(i)), L::splat(*bias.as_ptr().add(i)));
+            for h in 0..2 {
+                let at = i * ROWS + h * LANES;
+                let normal = L::load(x.add(at)).sub(means[h]).mul(inverted[h]);
+                normal.store(x.add(at));
+                normal.fma(weight, bias).store(y.add(at));
             }
         }
     }
@@ -62,22 +72,26 @@ pub(super) unsafe fn layer_norm_backward<L: Lanes>(
     assert!(weight.len() >= n && inverse.len() >= ROWS);
     // SAFETY: as in `layer_norm`.
     unsafe {
+        let (dy, normal, dx) = (dy.as_ptr(), normal.as_ptr(), dx.as_mut_ptr());
         let per_feature = L::splat(1.0 / n as f32);
-        for half in [0, LANES] {
-            let (dy, normal) = (dy.as_ptr().add(half), normal.as_ptr().add(half));
-            let dx = dx.as_mut_ptr().add(half);
-            let (mut sum, mut dot) = (L::splat(0.0), L::splat(0.0));
-            for i in 0..n {
-                let slope = L::load(dy.add(i * ROWS)).mul(L::splat(*weight.as_ptr().add(i)));
-                sum = sum.add(slope);
-                dot = slope.fma(L::load(normal.add(i * ROWS)), dot);
+        let (mut sums, mut dots) = ([L::splat(0.0); 2], [L::splat(0.0); 2]);
+        for i in 0..n {
+            let weight = L::splat(*weight.as_ptr().add(i));
+            for h in 0..2 {
+                let at = i * ROWS + h * LANES;
+                let slope = L::load(dy.add(at)).mul(weight);
+                sums[h] = sums[h].add(slope);
+                dots[h] = slope.fma(L::load(normal.add(at)), dots[h]);
             }
-            let (mean, moment) = (sum.mul(per_feature), dot.mul(per_feature));
-            let inverse = L::load(inverse.as_ptr().add(half));
-            for i in 0..n {
-                let slope = L::load(dy.add(i * ROWS)).mul(L::splat(*weight.as_ptr().add(i)));
-                let rest = L::load(normal.add(i * ROWS)).fnma(moment, slope.sub(mean));
-                rest.mul(inverse).store(dx.add(i * ROWS));
+        }
+        for i in 0..n {
+            let weight = L::splat(*weight.as_ptr().add(i));
+            for h in 0..2 {
+                let at = i * ROWS + h * LANES;
+                let (mean, moment) = (sums[h].mul(per_feature), dots[h].mul(per_feature));
+                let slope = L::load(dy.add(at)).mul(weight);
+                let rest = L::load(normal.add(at)).fnma(moment, slope.sub(mean));
+                rest.mul(L::load(inverse.as_ptr().add(h * LANES))).store(dx.add(at));
             }
         }
     }
@@ -168,14 +182,15 @@ pub(super) unsafe fn dots<L: Lanes>(a: &[f32], b: &[f32], n: usize, dots: &mut [
     assert!(a.len() >= n * ROWS && b.len() >= n * ROWS && dots.len() >= ROWS);
     // SAFETY: as in `layer_norm`.
     unsafe {
-        for half in [0, LANES] {
-            let mut sum = L::splat(0.0);
-            for i in 0..n {
-                let at = i * ROWS + half;
-                sum = L::load(a.as_ptr().add(at)).fma(L::load(b.as_ptr().add(at)), sum);
+        let mut sums = [L::splat(0.0); 2];
+        for i in 0..n {
+            for (h, sum) in sums.iter_mut().enumerate() {
+                let at = i * ROWS + h * LANES;
+                *sum = L::load(a.as_ptr().add(at)).fma(L::load(b.as_ptr().add(at)), *sum);
             }
-            sum.store(dots.as_mut_ptr().add(half));
         }
+        sums[0].store(dots.as_mut_ptr());
+        sums[1].store(dots.as_mut_ptr().add(LANES));
     }
 }
 
