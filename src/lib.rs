@@ -16,7 +16,7 @@
 //! | 4 learning | [`train`] [`evaluate`] | who is champion |
 //! | 5 care | [`registry`] (weights are opaque, hashed files) [`validate`] | terminals |
 //! | 6 telling | [`report`] [`notify`] [`schedule`] | how the numbers came to be |
-//! | 7 night | [`forecast`] [`nightly`] | terminals |
+//! | 7 night | [`forecast`] [`nightly`] [`benchmark`] | terminals |
 //! | 8 rim | [`cli`] | nothing |
 //!
 //! Plain structs in, plain structs out: `now`, seeds and devices are arguments. Below the rim nothing prints, reads
@@ -96,6 +96,7 @@ pub mod notify;
 pub mod report;
 pub mod schedule;
 
+pub mod benchmark;
 pub mod forecast;
 pub mod nightly;
 

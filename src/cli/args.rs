@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    buffer::BufferArgs, completions::CompletionsArgs, config::ConfigArgs, context::Global, init::InitArgs,
-    models::ModelsArgs, nightly::NightlyArgs, predict::PredictArgs, promote::PromoteArgs,
+    bench::BenchArgs, buffer::BufferArgs, completions::CompletionsArgs, config::ConfigArgs, context::Global,
+    init::InitArgs, models::ModelsArgs, nightly::NightlyArgs, predict::PredictArgs, promote::PromoteArgs,
     quickstart::QuickstartArgs, rollback::RollbackArgs, schedule::ScheduleArgs, simulate::SimulateArgs,
     train::TrainArgs, validate::ValidateArgs, window::WindowArgs,
 };
@@ -51,6 +51,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Write the metrics of a realistic fleet that does not exist
     Simulate(SimulateArgs),
+    /// Measure this machine: training, forecasts, append, window
+    Bench(BenchArgs),
     /// Print shell completions
     Completions(CompletionsArgs),
 }

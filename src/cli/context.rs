@@ -54,6 +54,12 @@ impl Context {
         Site::open(&path, &setting_variables())
     }
 
+    /// The site, if the command line or the environment names one or the working directory is in one.
+    pub fn site_if_any(&self) -> Result<Option<Site>> {
+        let is_here = self.global.config.is_some() || nearest_config()?.is_file();
+        if is_here { self.site().map(Some) } else { Ok(None) }
+    }
+
     /// Where `init` and `quickstart` make their site, if `--config` says so.
     pub fn named_config(&self) -> Option<&Path> {
         self.global.config.as_deref()

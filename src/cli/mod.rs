@@ -6,6 +6,7 @@
 
 mod args;
 mod bars;
+mod bench;
 mod buffer;
 mod completions;
 mod config;
@@ -76,6 +77,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Exit> {
         Command::Schedule(args) => schedule::run(args, context),
         Command::Config(args) => config::run(args, context),
         Command::Simulate(args) => simulate::run(args, context),
+        Command::Bench(args) => bench::run(args, context),
         Command::Completions(args) => completions::run(args, context),
     }
 }

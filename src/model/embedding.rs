@@ -46,7 +46,8 @@ impl Embeddings {
         }
     }
 
-    pub(super) fn load(config: &TftConfig, params: &Params) -> Result<Self> {
+    /// The tables and lines of all variables.
+    pub fn load(config: &TftConfig, params: &Params) -> Result<Self> {
         let mut tables = BTreeMap::new();
         for size in &config.embedding_sizes {
             let columns =

@@ -27,6 +27,7 @@ pub mod static_encoder;
 pub mod tft;
 pub mod transform;
 pub mod vsn;
+pub mod work;
 
 #[cfg(test)]
 mod tests;

@@ -101,7 +101,7 @@ impl Vsn {
     }
 
     /// The selection over `variables` from the parameters under `prefix`.
-    pub(super) fn load(
+    pub fn load(
         prefix: &str,
         variables: &[&str],
         embeddings: &Embeddings,
@@ -204,7 +204,8 @@ impl Vsn {
         Ok(Selection { selected, weights })
     }
 
-    fn forward_plain(
+    /// [`Vsn::forward`] block by block, on any device and in any precision.
+    pub fn forward_plain(
         &self,
         embeddings: &Embeddings,
         categoricals: &Tensor,
