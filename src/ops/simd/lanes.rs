@@ -1,7 +1,7 @@
 //! Sixteen numbers that are worked on together, whatever the processor calls them.
 //!
 //! Every instruction set implements the same sixteen-lane arithmetic, with fused multiply-add and sums in one fixed
-//! order, so that AVX-512 and AVX2 give the same bits (the portable form too, where the target has a fused
+//! order, so that AVX-512, AVX2 and NEON give the same bits (the portable form too, where the target has a fused
 //! multiply-add).
 
 /// Numbers in a [`Lanes`].

@@ -1,10 +1,9 @@
 //! Tiles of rows and what the fused operations do with them, in the instructions of the processor at hand.
 //!
-//! [`lanes`] is the arithmetic of sixteen numbers, written once per instruction set ([`avx512`], [`avx2`],
+//! [`lanes`] is the arithmetic of sixteen numbers, written once per instruction set (`avx512`, `avx2`, `neon`,
 //! [`portable`]); [`math`], [`tile`], [`product`], [`activation`], [`norm`], [`attention`] and [`lstm`] are written once
 //! over it. [`Simd`] chooses the set at run time and is the only way in: its methods are safe, they check their slices.
-//! One tile
-//! function is a few thousand instructions, so the choice costs nothing.
+//! One tile function is a few thousand instructions, so the choice costs nothing.
 //!
 //! Known here: numbers, rows and features. What a network does with them is known one floor up.
 
@@ -18,6 +17,8 @@ mod lanes;
 mod lstm;
 mod mask;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod norm;
 mod portable;
 mod product;
@@ -33,6 +34,8 @@ use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use avx512::Avx512;
 pub use mask::{MaskTile, PER_HASH};
+#[cfg(target_arch = "aarch64")]
+use neon::Neon;
 use portable::Portable;
 pub use product::{Init, Matrix};
 pub use tile::ROWS;
@@ -47,6 +50,8 @@ enum Level {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Portable,
 }
 
@@ -74,6 +79,8 @@ impl Simd {
                 levels.push(Simd(Level::Avx2));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        levels.push(Simd(Level::Neon));
         levels.push(Simd(Level::Portable));
         levels
     }
@@ -85,6 +92,8 @@ impl Simd {
             Level::Avx512 => "AVX-512",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "AVX2",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "NEON",
             Level::Portable => "portable",
         }
     }
@@ -118,6 +127,9 @@ macro_rules! methods {
                             // SAFETY: `Simd` of this level exists only where the processor has the set.
                             unsafe { run($($arg),*) }
                         }
+                        #[cfg(target_arch = "aarch64")]
+                        // SAFETY: NEON is part of the architecture.
+                        Level::Neon => unsafe { $module::$generic::<Neon>($($arg),*) },
                         // SAFETY: every processor runs the portable form.
                         Level::Portable => unsafe { $module::$generic::<Portable>($($arg),*) },
                     }
