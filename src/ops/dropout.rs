@@ -68,6 +68,11 @@ impl Mask {
         Mask { key, keep_below: keep_below as u32, scale: (steps / keep_below) as f32 }
     }
 
+    /// What a mask is made of: its stream, the threshold (of 65536), and what is kept is multiplied by.
+    pub(super) fn parts(self) -> (u64, u32, f32) {
+        (self.key.number_of_stream(), self.keep_below, self.scale)
+    }
+
     fn with_key(self, key: Key) -> Self {
         Mask { key, ..self }
     }

@@ -1,0 +1,16 @@
+//! The fused operations on NVIDIA GPUs: float32, with the parameters, masks and results of their CPU twins.
+//!
+//! `kernels/` holds the CUDA sources (`all.cu` is the one module that is compiled), [`machine`] what the rest asks of a
+//! GPU, and one file per operation how it is cut into launches. The operations themselves, and what is kept between
+//! forward and backward, stay where they are: beside the CPU's form. Kernels lean on blocks and barriers alone, add up
+//! gradients per block and the blocks in their order, and compute activations anew on the way back.
+//!
+//! What no GPU has run is at least emulated: the tests compile the kernels as plain C++ and compare them with the twins
+//! through the very launches that a device gets.
+
+pub mod linear;
+pub mod lstm;
+pub mod machine;
+
+#[cfg(test)]
+mod tests;
