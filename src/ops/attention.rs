@@ -11,7 +11,7 @@ use candle_core::{Result as CandleResult, Tensor};
 use super::attention_fused::attention_fused;
 pub use super::attention_mask::{AttentionMask, Decoder};
 use super::dropout::{Dropout, Mask};
-use super::host::is_host_f32;
+use super::host::has_fused_form;
 use super::softmax::masked_softmax;
 
 /// The mean over the heads of `dropout(softmax(Q_i K_i^T / sqrt(d)) V)`.
@@ -32,7 +32,7 @@ pub fn attention(
     let sizes = Sizes::of(queries, keys, values)?;
     sizes.ensure_fits(mask)?;
     let dropped = dropout.site();
-    Ok(if is_host_f32(queries) {
+    Ok(if has_fused_form(queries) {
         attention_fused(queries, keys, values, sizes, mask, dropped)?
     } else {
         attention_plain(queries, keys, values, mask, dropped)?

@@ -47,7 +47,7 @@ pub use attention::{AttentionMask, Decoder, attention, attention_weights};
 pub use dropout::Dropout;
 pub use gate::{GateWeights, gate_add_norm};
 pub use grn::{GrnWeights, grn};
-pub(crate) use host::is_host_f32;
+pub(crate) use host::has_fused_form;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use lstm::{LstmOutput, LstmWeights, lstm};

@@ -9,7 +9,7 @@ use super::linear::{Lengths, Linear, Rows};
 use super::machine::{Grid, Machine, Memory};
 
 /// Numbers in the record of a step, in units of the state's width.
-const RECORD: usize = 6;
+pub const RECORD: usize = 6;
 
 /// The widest state that a block can carry.
 pub const WIDEST: usize = 256;

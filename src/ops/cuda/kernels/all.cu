@@ -1,4 +1,8 @@
 // All kernels as one module.
+#include "dropout.cu"
+#include "gate.cu"
+#include "grn.cu"
+#include "layer_norm.cu"
 #include "linear.cu"
 #include "lstm.cu"
 #include "sums.cu"

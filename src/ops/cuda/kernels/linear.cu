@@ -15,8 +15,7 @@ __device__ __forceinline__ bool is_live(const unsigned* lengths, int n_steps, in
 extern "C" __global__ void __launch_bounds__(THREADS) linear_forward(
     const float* x, const float* weight, int weight_stride, const float* bias, int n_rows, int n_in, int n_out,
     float* spill, float* y, int y_stride) {
-    float* shared = shared_memory;
-    float* x_tile = workspace(shared, spill, (n_in + CHUNK) * STRIDE);
+    float* x_tile = workspace(shared_memory, spill, (n_in + CHUNK) * STRIDE);
     float* y_tile = x_tile + n_in * STRIDE;
     for (int first = ROWS * blockIdx.x; first < n_rows; first += ROWS * gridDim.x) {
         int n = min(ROWS, n_rows - first);
@@ -35,10 +34,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) linear_forward(
 extern "C" __global__ void __launch_bounds__(THREADS) linear_backward(
     const float* x, int x_stride, const float* weight, int weight_stride, const float* dy, int dy_stride, int n_rows,
     int n_in, int n_out, const unsigned* lengths, int n_steps, float* spill, int grads_at, float* parts, float* d_x) {
-    float* shared = shared_memory;
-    float* x_tile = workspace(shared, spill, (n_in + n_out) * STRIDE);
+    float* x_tile = workspace(shared_memory, spill, (n_in + n_out) * STRIDE);
     float* dy_tile = x_tile + n_in * STRIDE;
-    Gradients grads(shared, grads_at, parts, n_out * n_in + n_out);
+    Gradients grads(shared_memory, grads_at, parts, n_out * n_in + n_out);
     for (int first = ROWS * blockIdx.x; first < n_rows; first += ROWS * gridDim.x) {
         int n = min(ROWS, n_rows - first);
         load_rows(dy + (size_t)first * dy_stride, dy_stride, n, n_out, dy_tile);

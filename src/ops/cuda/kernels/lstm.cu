@@ -40,9 +40,8 @@ template <int S>
 __device__ __forceinline__ void forward_steps(
     const float* weights, int weights_shared, const float* start, const unsigned* lengths, int batch, int n_steps,
     int hidden, float* record, float* sequence, float* ends) {
-    float* shared = shared_memory;
     int n_gates = 4 * hidden, n_states = hidden * S, thread = threadIdx.x, first = blockIdx.x * S;
-    float* states = shared;
+    float* states = shared_memory;
     float* gates = states + n_states;
     weights = nearest(weights, n_gates * hidden, weights_shared, gates + S * n_gates);
     int sample = first + thread / hidden, feature = thread % hidden;
@@ -126,10 +125,9 @@ template <int S>
 __device__ __forceinline__ void backward_steps(
     const float* weights, int weights_shared, const unsigned* lengths, int batch, int n_steps, int hidden,
     const float* record, const float* d_sequence, const float* d_ends, float* slopes, float* d_start) {
-    float* shared = shared_memory;
     int n_gates = 4 * hidden, n_states = hidden * S, thread = threadIdx.x, first = blockIdx.x * S;
     // The gradients of the gates as [4 D][S], and what each gate contributes to those of the states.
-    float* d_gates = shared;
+    float* d_gates = shared_memory;
     float* shares = d_gates + S * n_gates;
     weights = nearest(weights, n_gates * hidden, weights_shared, shares + S * n_gates);
     int sample = first + thread / hidden, feature = thread % hidden, own_sample = thread / hidden;

@@ -2,6 +2,7 @@
 
 mod emulation;
 mod lstm_tests;
+mod block_tests;
 mod linear_tests;
 
 use candle_core::{Result, Tensor};
