@@ -8,6 +8,7 @@
 //! What no GPU has run is at least emulated: the tests compile the kernels as plain C++ and compare them with the twins
 //! through the very launches that a device gets.
 
+pub mod attention;
 pub mod gate;
 pub mod grn;
 pub mod linear;

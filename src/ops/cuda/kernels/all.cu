@@ -1,4 +1,5 @@
 // All kernels as one module.
+#include "attention.cu"
 #include "dropout.cu"
 #include "gate.cu"
 #include "grn.cu"

@@ -2,6 +2,7 @@
 
 mod emulation;
 mod lstm_tests;
+mod attention_tests;
 mod block_tests;
 mod linear_tests;
 
@@ -33,7 +34,18 @@ impl Bench {
 /// result within `tolerance` of its largest value.
 #[track_caller]
 fn assert_twins(expected: &[Vec<f32>], tolerance: f32, work: impl Fn(&mut Bench) -> Result<Vec<Vec<f32>>>) {
-    for shared_bytes in SHARED {
+    assert_twins_with(SHARED, expected, tolerance, work);
+}
+
+/// [`assert_twins`] with other sizes of shared memory.
+#[track_caller]
+fn assert_twins_with(
+    sizes: [usize; 2],
+    expected: &[Vec<f32>],
+    tolerance: f32,
+    work: impl Fn(&mut Bench) -> Result<Vec<Vec<f32>>>,
+) {
+    for shared_bytes in sizes {
         let run = |order| {
             let mut bench = Bench { machine: Emulation::start(order, shared_bytes)? };
             Some(work(&mut bench).unwrap())
