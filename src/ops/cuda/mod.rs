@@ -15,6 +15,7 @@ pub mod linear;
 pub mod lstm;
 pub mod machine;
 pub mod rowwise;
+pub mod vsn;
 
 #[cfg_attr(feature = "cuda", path = "device.rs")]
 #[cfg_attr(not(feature = "cuda"), path = "disabled.rs")]

@@ -7,3 +7,4 @@
 #include "linear.cu"
 #include "lstm.cu"
 #include "sums.cu"
+#include "vsn.cu"
