@@ -8,12 +8,14 @@
 //! What no GPU has run is at least emulated: the tests compile the kernels as plain C++ and compare them with the twins
 //! through the very launches that a device gets.
 
+pub mod adamw;
 pub mod attention;
 pub mod gate;
 pub mod grn;
 pub mod linear;
 pub mod lstm;
 pub mod machine;
+pub mod quantile_loss;
 pub mod rowwise;
 pub mod vsn;
 

@@ -1,4 +1,5 @@
 // All kernels as one module.
+#include "adamw.cu"
 #include "attention.cu"
 #include "dropout.cu"
 #include "gate.cu"
@@ -6,5 +7,6 @@
 #include "layer_norm.cu"
 #include "linear.cu"
 #include "lstm.cu"
+#include "quantile_loss.cu"
 #include "sums.cu"
 #include "vsn.cu"

@@ -2,6 +2,7 @@
 
 mod emulation;
 mod lstm_tests;
+mod step_tests;
 mod vsn_tests;
 mod attention_tests;
 mod block_tests;
