@@ -78,7 +78,11 @@ pub fn grn(x: &Tensor, context: Option<&Tensor>, weights: &GrnWeights, mask: Opt
     if x.rank() < 2 || x.dim(D::Minus1)? != n_in || !context_fits {
         bail!("a GRN from {n_in} with inputs {:?} and context {:?}", x.dims(), context.map(Tensor::dims));
     }
-    if has_fused_form(x) { grn_fused(x, context, weights, mask) } else { grn_plain(x, context, weights, mask) }
+    if has_fused_form(x) {
+        grn_fused(x, context, weights, mask)
+    } else {
+        grn_plain(x, context, weights, mask)
+    }
 }
 
 /// [`grn`] in tensor operations, on any device and in any precision.

@@ -1,7 +1,9 @@
 //! A linear layer as one operation, tile by tile, for f32; on a GPU the launches of [`super::cuda::linear`].
 //! [`super::linear::linear_plain`] is the oracle.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail,
+};
 
 use super::cuda;
 use super::cuda::machine::{Machine, Memory};

@@ -145,12 +145,11 @@ impl CustomOp3 for Layer {
         l3: &Layout,
     ) -> CandleResult<(CudaStorage, Shape)> {
         let sizes = sizes(l1.shape(), l2.shape(), l3.shape())?;
-        let [ends, sequence, record] =
-            cuda::forward([(s1, l1), (s2, l2), (s3, l3)], |machine, inputs| {
-                let lengths = self.upload_lengths(machine, sizes)?;
-                let forward = self.on_gpu(sizes).forward(machine, inputs, lengths)?;
-                Ok([forward.ends, forward.sequence, forward.record])
-            })?;
+        let [ends, sequence, record] = cuda::forward([(s1, l1), (s2, l2), (s3, l3)], |machine, inputs| {
+            let lengths = self.upload_lengths(machine, sizes)?;
+            let forward = self.on_gpu(sizes).forward(machine, inputs, lengths)?;
+            Ok([forward.ends, forward.sequence, forward.record])
+        })?;
         let shape = Shape::from((self.lengths.len(), sizes.n_steps, sizes.hidden));
         if self.keep {
             let _ = self.record.set(cuda::tensor(record, shape.elem_count() * RECORD));

@@ -43,8 +43,8 @@ mod pack;
 #[cfg(test)]
 pub(crate) mod check;
 
-pub(crate) use cuda::adamw::AdamWStep;
 pub use attention::{AttentionMask, Decoder, attention, attention_weights};
+pub(crate) use cuda::adamw::AdamWStep;
 pub use dropout::Dropout;
 pub use gate::{GateWeights, gate_add_norm};
 pub use grn::{GrnWeights, grn};

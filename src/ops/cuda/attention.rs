@@ -69,8 +69,7 @@ impl Attention {
         let slopes = machine.alloc(n_rows * (1 + self.width))?;
         let [key, keep_below, scale] = mask_args(self.dropped);
         let sizes = [n_rows, self.n_heads, self.horizon, self.width].map(Arg::from);
-        let args =
-            [&[kept.into(), dy.into()], &sizes[..], &[key, keep_below, scale, slopes.into()]].concat();
+        let args = [&[kept.into(), dy.into()], &sizes[..], &[key, keep_below, scale, slopes.into()]].concat();
         machine.launch("attention_slopes", Grid::items(n_rows), &args)?;
         let [d_queries, d_keys, d_values] = {
             let mut like = |input: Memory| machine.alloc(input.len);

@@ -140,8 +140,7 @@ impl Lstm {
     fn steps(self, machine: &mut dyn Machine, layer: Memory, is_forward: bool) -> Result<Steps> {
         let (n_weights, per_block) = (4 * self.hidden * self.hidden, self.per_block());
         let weights = machine.alloc(n_weights)?;
-        let args =
-            [layer.into(), self.width.into(), self.hidden.into(), is_forward.into(), weights.into()];
+        let args = [layer.into(), self.width.into(), self.hidden.into(), is_forward.into(), weights.into()];
         machine.launch("lstm_weights", Grid::items(n_weights), &args)?;
         let states = if is_forward { 5 * self.hidden * per_block } else { 8 * self.hidden * per_block };
         let is_shared = 4 * (states + n_weights) <= machine.shared_bytes();

@@ -182,7 +182,13 @@ impl Tiled {
     pub fn sum(&self, machine: &mut dyn Machine) -> Result<Memory> {
         let sums = machine.alloc(self.grid.blocks.1 * self.grads_len)?;
         for row in 0..self.grid.blocks.1 {
-            self.sum_into(machine, row, 0..self.grads_len, (self.grads_len, 0), sums.from(row * self.grads_len))?;
+            self.sum_into(
+                machine,
+                row,
+                0..self.grads_len,
+                (self.grads_len, 0),
+                sums.from(row * self.grads_len),
+            )?;
         }
         Ok(sums)
     }

@@ -58,8 +58,14 @@ impl QuantileLoss {
         machine.launch("quantile_loss_parts", grid, &args)?;
         let [loss, scale] = [machine.alloc(1)?, machine.alloc(1)?];
         let n_steps = self.n_steps.unwrap_or(0) as f32;
-        let args =
-            [parts.into(), blocks.into(), (self.factor as f32).into(), n_steps.into(), loss.into(), scale.into()];
+        let args = [
+            parts.into(),
+            blocks.into(),
+            (self.factor as f32).into(),
+            n_steps.into(),
+            loss.into(),
+            scale.into(),
+        ];
         machine.launch("quantile_loss_sum", Grid { blocks: (1, 1), threads: 1, shared: 0 }, &args)?;
         Ok([loss, scale])
     }

@@ -15,23 +15,12 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// `y [rows, width]` of `x`, weight and bias.
-    pub fn forward(
-        self,
-        machine: &mut dyn Machine,
-        [x, weight, bias]: [Memory; 3],
-    ) -> Result<Memory> {
+    pub fn forward(self, machine: &mut dyn Machine, [x, weight, bias]: [Memory; 3]) -> Result<Memory> {
         let LayerNorm { n_rows, width } = self;
         let tiled = Tiled::forward(machine, n_rows, (width + 1) * STRIDE)?;
         let y = machine.alloc(n_rows * width)?;
-        let args = [
-            x.into(),
-            weight.into(),
-            bias.into(),
-            n_rows.into(),
-            width.into(),
-            tiled.spill.into(),
-            y.into(),
-        ];
+        let args =
+            [x.into(), weight.into(), bias.into(), n_rows.into(), width.into(), tiled.spill.into(), y.into()];
         machine.launch("layer_norm_forward", tiled.grid, &args)?;
         Ok(y)
     }

@@ -37,7 +37,8 @@ const REAL_WORDS: usize = 7;
 impl Vsn<'_> {
     /// The selection `[groups, rows, D]` and the weights `[groups, rows, N]`.
     pub fn forward(self, machine: &mut dyn Machine, inputs: Inputs) -> Result<[Memory; 2]> {
-        let (n_rows, n, out, joint_hidden) = (self.n_rows(), self.n(), self.sizes.hidden, self.joint_hidden());
+        let (n_rows, n, out, joint_hidden) =
+            (self.n_rows(), self.n(), self.sizes.hidden, self.joint_hidden());
         let networks = forward_len(joint_hidden, n).max(forward_len(self.widest(), out));
         let workspace = (self.collapsed.reals.len() + n + out) * STRIDE + networks;
         let tiled = Tiled::forward(machine, n_rows, workspace)?;

@@ -18,7 +18,9 @@ pub mod weights;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result as CandleResult, Shape, Storage, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result as CandleResult, Shape, Storage, Tensor, bail,
+};
 
 use collapse::Collapsed;
 use tile::{Sizes, Worker};
@@ -218,7 +220,9 @@ impl Selection {
         parameters: &Tensor,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let Some(shares) = self.shares.get() else { bail!("variable selection: a backward without a forward") };
+        let Some(shares) = self.shares.get() else {
+            bail!("variable selection: a backward without a forward")
+        };
         let collapsed = Collapsed::of(&self.packed);
         let args = [&self.reals, context, parameters, shares, grad];
         let [d_context, d_parameters] =

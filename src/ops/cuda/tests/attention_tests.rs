@@ -51,9 +51,13 @@ fn case(
 
 #[test]
 fn attention_equals_its_twin() {
-    for (sizes, heads) in
-        [((1, 0, 1), (1, 1)), ((5, 7, 3), (2, 3)), ((3, 33, 7), (3, 16)), ((2, 5, 33), (2, 20)), ((1, 3, 2), (1, 33))]
-    {
+    for (sizes, heads) in [
+        ((1, 0, 1), (1, 1)),
+        ((5, 7, 3), (2, 3)),
+        ((3, 33, 7), (3, 16)),
+        ((2, 5, 33), (2, 20)),
+        ((1, 3, 2), (1, 33)),
+    ] {
         for is_causal in [true, false] {
             case(sizes, heads, is_causal, -1e9);
         }

@@ -60,7 +60,8 @@ fn grn_case(outer: &[usize], [n_in, hidden, n_out]: [usize; 3], has_context: boo
     for mask in masks() {
         let form = |v: &[Var]| {
             let (inputs, w) = v.split_at(n_inputs);
-            let resample = resample.then(|| ResampleWeights { mask: w[8].as_tensor().clone(), norm: pair(w, 9) });
+            let resample =
+                resample.then(|| ResampleWeights { mask: w[8].as_tensor().clone(), norm: pair(w, 9) });
             let (first, second, gate, norm) = (pair(w, 0), pair(w, 2), pair(w, 4), pair(w, 6));
             let weights = GrnWeights { first, second, gate, norm, resample };
             grn_fused(&inputs[0], inputs.get(1).map(|context| context.as_tensor()), &weights, mask).unwrap()

@@ -21,8 +21,7 @@ fn case(n_rows: usize, n_in: usize, n_out: usize, has_bias: bool) {
         let y = Rows { at: machine.alloc(n_rows * n_out)?, stride: n_out };
         linear.forward(machine, inputs[0], weight, inputs.get(2).copied(), y)?;
         let dy = Rows { at: dy, stride: n_out };
-        let grads =
-            linear.backward(machine, Rows { at: inputs[0], stride: n_in }, weight, dy, None, true)?;
+        let grads = linear.backward(machine, Rows { at: inputs[0], stride: n_in }, weight, dy, None, true)?;
         let sums = grads.parts.sum(machine)?;
         let mut found = vec![bench.get(y.at), bench.get(grads.d_x.unwrap())];
         let mut sums = bench.get(sums);

@@ -14,7 +14,11 @@ fn inputs(sizes: Lstm) -> [Var; 3] {
         Var::from_tensor(&(noise(name, shape) * scale).unwrap()).unwrap()
     };
     let scale = 1.0 / (hidden as f64).sqrt();
-    [var("x", &[batch, n_steps, width], 1.0), var("layer", &[n_layer], scale), var("start", &[2, batch, hidden], 1.0)]
+    [
+        var("x", &[batch, n_steps, width], 1.0),
+        var("layer", &[n_layer], scale),
+        var("start", &[2, batch, hidden], 1.0),
+    ]
 }
 
 /// The twin's sequence, ends, and the gradients of all inputs.

@@ -1,12 +1,12 @@
 //! The kernels against their CPU twins, on the emulation: what a launch needs is there, every value and every gradient.
 
+mod attention_tests;
+mod block_tests;
 mod emulation;
+mod linear_tests;
 mod lstm_tests;
 mod step_tests;
 mod vsn_tests;
-mod attention_tests;
-mod block_tests;
-mod linear_tests;
 
 use candle_core::{Result, Tensor};
 

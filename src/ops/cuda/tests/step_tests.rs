@@ -53,7 +53,13 @@ fn quantile_losses_equal_their_twin() {
             loss_case((5, 33), &[0.5], lengths, None, divide_by);
         }
         loss_case((1, 1), &[0.02, 0.5], None, None, divide_by);
-        loss_case((1, 2), &[0.3], None, Some(&Tensor::new(&[[0f32, 0.0]], weights.device()).unwrap()), divide_by);
+        loss_case(
+            (1, 2),
+            &[0.3],
+            None,
+            Some(&Tensor::new(&[[0f32, 0.0]], weights.device()).unwrap()),
+            divide_by,
+        );
     }
 }
 

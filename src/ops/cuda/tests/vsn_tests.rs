@@ -87,13 +87,11 @@ fn case(
     // The gradients of the parameters, in the order in which they are packed.
     let vars = maker.0.borrow();
     let of_parameters = vars.iter().flat_map(|var| values(grads.get(var).unwrap())).collect();
-    let expected =
-        [values(&selected), values(&shares), values(grads.get(&context).unwrap()), of_parameters];
+    let expected = [values(&selected), values(&shares), values(grads.get(&context).unwrap()), of_parameters];
 
     let collapsed = Collapsed::of(&packed);
     let masks = masks(&packed, &Dropout::new(rate, 3, 4));
-    let sizes =
-        Sizes { n_groups: n_samples, n_rows: n_steps, n_reals, n_codes: n_categoricals, hidden };
+    let sizes = Sizes { n_groups: n_samples, n_rows: n_steps, n_reals, n_codes: n_categoricals, hidden };
     let vsn = Vsn { sizes, collapsed: &collapsed, masks: masks.as_deref() };
     let parameters = values(&parameters);
     assert_twins(&expected, 3e-5, |bench| {
