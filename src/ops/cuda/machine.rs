@@ -134,8 +134,9 @@ impl Tiled {
     /// A forward over `n_rows` rows with `workspace` numbers of working memory per block.
     pub fn forward(machine: &mut dyn Machine, n_rows: usize, workspace: usize) -> Result<Tiled> {
         ensure_countable(n_rows)?;
-        let blocks = (n_rows.div_ceil(ROWS).clamp(1, i32::MAX as usize), 1);
-        Tiled::new(machine, blocks, workspace, 0)
+        // Blocks that spill take several tiles each, or what they spill to would outgrow the device.
+        let most = if 4 * workspace <= machine.shared_bytes() { i32::MAX as usize } else { PARTS };
+        Tiled::new(machine, (n_rows.div_ceil(ROWS).clamp(1, most), 1), workspace, 0)
     }
 
     /// A backward whose blocks add up `grads_len` gradients; with several in a `column`, each row of blocks has its own.

@@ -46,9 +46,7 @@ impl Vsn<'_> {
         let table = machine.upload(&self.table())?;
         let mut args = self.args(inputs, table, &tiled);
         args.extend([Arg::from(self.widest()), selected.into(), shares.into()]);
-        if n_rows > 0 {
-            machine.launch("vsn_forward", tiled.grid, &args)?;
-        }
+        machine.launch("vsn_forward", tiled.grid, &args)?;
         Ok([selected, shares])
     }
 
