@@ -4,10 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::machine::{Arg, Grid, Machine, Memory, THREADS, ensure_countable};
-
-/// Blocks that add up costs at most.
-const PARTS: usize = 64;
+use super::machine::{Arg, Grid, Machine, Memory, PARTS, THREADS, ensure_countable};
 
 /// How forecasts are counted.
 #[derive(Clone)]

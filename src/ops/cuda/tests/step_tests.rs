@@ -53,6 +53,7 @@ fn quantile_losses_equal_their_twin() {
             loss_case((5, 33), &[0.5], lengths, None, divide_by);
         }
         loss_case((1, 1), &[0.02, 0.5], None, None, divide_by);
+        loss_case((9, 33), &[0.1, 0.5, 0.9], None, None, divide_by);
         loss_case(
             (1, 2),
             &[0.3],
