@@ -1,6 +1,6 @@
 //! Variable selection: how much each variable counts, at each step (Lim et al., equations 6 to 8).
 //!
-//! On the CPU it runs as one fused operation ([`crate::ops::vsn`]); the composition of blocks here is its oracle, and
+//! In float32 it runs as one fused operation ([`crate::ops::vsn`]); the composition of blocks here is its oracle, and
 //! what runs elsewhere and for what the fused form does not know.
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +15,7 @@ use super::norm::{self, ResampleNorm};
 use super::params::{Params, Scope};
 use crate::ops::vsn::weights::{VariableWeights, VsnWeights};
 use crate::ops::vsn::{VsnInput, vsn_fused};
-use crate::ops::{Dropout, GrnWeights, ResampleWeights, is_host_f32, softmax};
+use crate::ops::{Dropout, GrnWeights, ResampleWeights, has_fused_form, softmax};
 
 /// The variable selection network of one part: static, encoder or decoder.
 pub struct Vsn {
@@ -147,7 +147,7 @@ impl Vsn {
             });
         }
         match &self.fused {
-            Some(fused) if is_host_f32(reals) => {
+            Some(fused) if has_fused_form(reals) => {
                 self.forward_fused(fused, embeddings, categoricals, reals, context, dropout)
             }
             _ => self.forward_plain(embeddings, categoricals, reals, context, dropout),

@@ -1,7 +1,7 @@
 //! The core of interpretable multi-head attention: from projected queries, keys and values to the mean of the heads.
 //!
 //! Every head weighs the same values in its own way. The weights of a batch, `[B, A, H, T]`, are larger than anything
-//! else in the network, so the fused form ([`super::attention_fused`], f32 on the CPU) never has them in memory; the
+//! else in the network, so the fused form ([`super::attention_fused`], f32) never has them in memory; the
 //! plain composition serves elsewhere and is its oracle. Whoever wants to look at the weights asks for them
 //! ([`attention_weights`]).
 
@@ -10,8 +10,9 @@ use candle_core::{Result as CandleResult, Tensor};
 
 use super::attention_fused::attention_fused;
 pub use super::attention_mask::{AttentionMask, Decoder};
+use super::cuda::attention::WIDEST;
 use super::dropout::{Dropout, Mask};
-use super::host::is_host_f32;
+use super::host::has_fused_form;
 use super::softmax::masked_softmax;
 
 /// The mean over the heads of `dropout(softmax(Q_i K_i^T / sqrt(d)) V)`.
@@ -32,7 +33,8 @@ pub fn attention(
     let sizes = Sizes::of(queries, keys, values)?;
     sizes.ensure_fits(mask)?;
     let dropped = dropout.site();
-    Ok(if is_host_f32(queries) {
+    let fits = queries.device().is_cpu() || sizes.width <= WIDEST;
+    Ok(if has_fused_form(queries) && fits {
         attention_fused(queries, keys, values, sizes, mask, dropped)?
     } else {
         attention_plain(queries, keys, values, mask, dropped)?

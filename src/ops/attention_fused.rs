@@ -1,4 +1,4 @@
-//! Attention as one operation with a hand-written backward, for f32 on the CPU.
+//! Attention as one operation with a hand-written backward, for f32; on a GPU the launches of [`super::cuda`].
 //!
 //! A unit of work is a tile of queries of one head against a block of keys: the scores of such a block are made, used
 //! and forgotten while they are in the nearest cache. The forward goes through the keys once, with a running largest
@@ -9,15 +9,16 @@
 //! [`super::attention::attention_plain`] is the oracle. In one respect this form is kinder: what stands at a key that
 //! no query of a tile may see is not looked at, not even if it is not a number.
 
-use std::f32::consts::LOG2_E;
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 
 use super::attention::Sizes;
 use super::attention_backward::Backward;
 use super::attention_forward::Forward;
 use super::attention_mask::{AttentionMask, Block};
+use super::cuda;
+use super::cuda::machine::{Machine, Memory};
 use super::dropout::Mask;
 use super::host::contiguous;
 use super::simd::{ROWS, Simd};
@@ -32,7 +33,8 @@ pub(super) fn attention_fused(
     mask: &AttentionMask,
     dropped: Option<Mask>,
 ) -> Result<Tensor> {
-    let op = Attention { problem: Problem { sizes, mask: mask.clone(), dropped }, kept: OnceLock::new() };
+    let problem = Problem { sizes, mask: mask.clone(), dropped };
+    let op = Attention { problem, kept: OnceLock::new(), kept_on_gpu: OnceLock::new() };
     queries.contiguous()?.apply_op3(&keys.contiguous()?, &values.contiguous()?, op)
 }
 
@@ -40,6 +42,8 @@ struct Attention {
     problem: Problem,
     /// What the forward leaves to the backward, see [`Problem::kept_len`].
     kept: OnceLock<Vec<f32>>,
+    /// The same on a GPU.
+    kept_on_gpu: OnceLock<Tensor>,
 }
 
 /// What does not change from sample to sample.
@@ -72,12 +76,12 @@ impl<'a> Inputs<'a> {
 impl Problem {
     /// What queries are multiplied by: scores are in powers of two, and softmax is the same to every base.
     pub fn score_scale(&self) -> f32 {
-        LOG2_E / (self.sizes.width as f32).sqrt()
+        self.mask.powers_of_two(self.sizes.width).0
     }
 
-    /// What masked scores are replaced by; half of what `f32` can say at most, so that differences stay finite.
+    /// What masked scores are replaced by.
     pub fn fill(&self) -> f32 {
-        (self.mask.bias() as f32 * LOG2_E).clamp(f32::MIN / 2.0, f32::MAX / 2.0)
+        self.mask.powers_of_two(self.sizes.width).1
     }
 
     pub fn blocks(&self, sample: usize) -> Vec<Block> {
@@ -141,6 +145,41 @@ impl Problem {
     }
 }
 
+/// The same on a GPU.
+impl Problem {
+    fn on_gpu(&self) -> cuda::attention::Attention {
+        let Sizes { batch, horizon, n_keys, n_heads, width } = self.sizes;
+        let (scale, fill) = self.mask.powers_of_two(width);
+        let (history, dropped) = (n_keys - horizon, self.dropped);
+        cuda::attention::Attention { batch, history, horizon, n_heads, width, scale, fill, dropped }
+    }
+
+    fn upload_lengths(&self, machine: &mut dyn Machine) -> Result<cuda::attention::Lengths> {
+        let mut upload = |lengths: Option<&[usize]>| -> Result<Option<Memory>> {
+            let words = lengths.map(|all| all.iter().map(|&length| length as u32).collect::<Vec<_>>());
+            words.map(|words| machine.upload(&words)).transpose()
+        };
+        let (history, future) = self.mask.lengths();
+        Ok(cuda::attention::Lengths { history: upload(history)?, future: upload(future)? })
+    }
+
+    fn backward_on_gpu(
+        &self,
+        inputs: [&Tensor; 3],
+        kept: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [queries, keys, values] = inputs;
+        let [d_q, d_k, d_v] =
+            cuda::over([queries, keys, values, kept, grad], |machine, [q, k, v, kept, dy]| {
+                let lengths = self.upload_lengths(machine)?;
+                self.on_gpu().backward(machine, [q, k, v], lengths, kept, dy)
+            })?;
+        let like = |storage, tensor: &Tensor| Some(cuda::tensor(storage, tensor.shape()));
+        Ok((like(d_q, queries), like(d_k, keys), like(d_v, values)))
+    }
+}
+
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -173,6 +212,25 @@ impl CustomOp3 for Attention {
         Ok((CpuStorage::F32(out), (sizes.batch, sizes.horizon, sizes.width).into()))
     }
 
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let Sizes { batch, horizon, width, .. } = self.problem.sizes;
+        let on_gpu = self.problem.on_gpu();
+        let [out, kept] = cuda::forward([(s1, l1), (s2, l2), (s3, l3)], |machine, inputs| {
+            let lengths = self.problem.upload_lengths(machine)?;
+            on_gpu.forward(machine, inputs, lengths)
+        })?;
+        let _ = self.kept_on_gpu.set(cuda::tensor(kept, on_gpu.kept_len()));
+        Ok((out, (batch, horizon, width).into()))
+    }
+
     fn bwd(
         &self,
         queries: &Tensor,
@@ -181,6 +239,9 @@ impl CustomOp3 for Attention {
         _out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        if let Some(kept) = self.kept_on_gpu.get() {
+            return self.problem.backward_on_gpu([queries, keys, values], kept, &grad.contiguous()?);
+        }
         let Some(kept) = self.kept.get() else { bail!("attention: a backward without a forward") };
         let (problem, sizes) = (&self.problem, self.problem.sizes);
         let grad = grad.contiguous()?;

@@ -4,6 +4,7 @@
 //! form wants this as a tensor ([`AttentionMask::tensor`]), the fused one as runs of keys that are seen alike
 //! ([`AttentionMask::blocks`]).
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
@@ -90,6 +91,23 @@ impl AttentionMask {
     /// What a masked score is replaced by.
     pub fn bias(&self) -> f64 {
         self.bias
+    }
+
+    /// How scores of heads of `width` are scaled and what masked ones are replaced by where they are in powers of two,
+    /// which softmax does not notice. At most half of what `f32` can say, so that differences stay finite.
+    pub(super) fn powers_of_two(&self, width: usize) -> (f32, f32) {
+        let fill = (self.bias as f32 * LOG2_E).clamp(f32::MIN / 2.0, f32::MAX / 2.0);
+        (LOG2_E / (width as f32).sqrt(), fill)
+    }
+
+    /// The steps of each sample's history (`None` if all have all) and future (`None` if queries see what is before them).
+    pub(super) fn lengths(&self) -> (Option<&[usize]>, Option<&[usize]>) {
+        let is_full = self.encoder_lengths.iter().all(|&length| length == self.encoder_length);
+        let future = match &self.decoder {
+            Decoder::Causal => None,
+            Decoder::Lengths(lengths) => Some(lengths.as_slice()),
+        };
+        ((!is_full).then_some(self.encoder_lengths.as_slice()), future)
     }
 
     /// 1 is masked.

@@ -8,9 +8,10 @@
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, D, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::host::{contiguous, is_host_f32};
+use super::cuda;
+use super::host::{contiguous, has_fused_form};
 use super::random::Key;
 use super::simd::{MaskTile, PER_HASH, ROWS, Simd};
 
@@ -68,6 +69,11 @@ impl Mask {
         Mask { key, keep_below: keep_below as u32, scale: (steps / keep_below) as f32 }
     }
 
+    /// What a mask is made of: its stream, the threshold (of 65536), and what is kept is multiplied by.
+    pub(super) fn parts(self) -> (u64, u32, f32) {
+        (self.key.number_of_stream(), self.keep_below, self.scale)
+    }
+
     fn with_key(self, key: Key) -> Self {
         Mask { key, ..self }
     }
@@ -75,7 +81,7 @@ impl Mask {
     /// `x` with this mask applied; rows are counted in memory order.
     pub fn apply(self, x: &Tensor) -> CandleResult<Tensor> {
         let x = x.contiguous()?;
-        if is_host_f32(&x) { x.apply_op1(self) } else { self.apply_plain(&x) }
+        if has_fused_form(&x) { x.apply_op1(self) } else { self.apply_plain(&x) }
     }
 
     /// The oracle of the fused form, and the form for other devices: the mask as a tensor.
@@ -122,6 +128,14 @@ impl CustomOp1 for Mask {
         let mut values = contiguous(storage, layout)?.to_vec();
         self.multiply(&mut values, layout.dims().last().copied().unwrap_or(1));
         Ok((CpuStorage::F32(values), layout.shape().clone()))
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
+        let width = layout.dims().last().copied().unwrap_or(1);
+        let [y] = cuda::forward([(storage, layout)], |machine, [x]| {
+            Ok([cuda::rowwise::dropout(machine, x, width, *self)?])
+        })?;
+        Ok((y, layout.shape().clone()))
     }
 
     fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {

@@ -5,7 +5,7 @@ use candle_nn::ops::sigmoid;
 
 use super::dropout::Mask;
 use super::gate_fused::{GateSizes, gate_add_norm_fused};
-use super::host::is_host_f32;
+use super::host::has_fused_form;
 use super::layer_norm::layer_norm_plain;
 use super::linear::linear_plain;
 
@@ -49,7 +49,7 @@ pub fn gate_add_norm(x: &Tensor, skip: &Tensor, weights: &GateWeights, mask: Opt
     if !fits {
         bail!("a gate from {n_in} to {n_out} with inputs {:?} and {:?}", x.dims(), skip.dims());
     }
-    let form = if is_host_f32(x) { gate_add_norm_fused } else { gate_add_norm_plain };
+    let form = if has_fused_form(x) { gate_add_norm_fused } else { gate_add_norm_plain };
     form(x, skip, weights, mask)
 }
 

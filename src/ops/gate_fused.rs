@@ -1,10 +1,12 @@
-//! The gated skip connection as one operation, tile by tile, for f32 on the CPU.
+//! The gated skip connection as one operation, tile by tile, for f32.
 //!
 //! Nothing is kept between forward and backward: a tile is computed anew where its gradient is due, which takes less
-//! time than writing it to memory and reading it back. [`super::gate::gate_add_norm_plain`] is the oracle.
+//! time than writing it to memory and reading it back. On a GPU it is the launches of [`super::cuda::gate`].
+//! [`super::gate::gate_add_norm_plain`] is the oracle.
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
 
+use super::cuda;
 use super::dropout::Mask;
 use super::gate::GateWeights;
 use super::grn_tile::{Pair, norm_backward};
@@ -64,6 +66,11 @@ struct Tiles {
 }
 
 impl Gate {
+    fn on_gpu(&self, n_skip: usize) -> cuda::gate::Gate {
+        let GateSizes { n_in, n_out } = self.sizes;
+        cuda::gate::Gate { n_rows: n_skip / n_out, n_in, n_out, mask: self.mask }
+    }
+
     fn tiles(&self) -> Tiles {
         let GateSizes { n_in, n_out } = self.sizes;
         let tile = |n: usize| vec![0f32; n * ROWS];
@@ -148,6 +155,22 @@ impl CustomOp3 for Gate {
         Ok((CpuStorage::F32(y), l2.shape().clone()))
     }
 
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let gate = self.on_gpu(l2.shape().elem_count());
+        let [y] = cuda::forward([(s1, l1), (s2, l2), (s3, l3)], |machine, [x, skip, values]| {
+            Ok([gate.forward(machine, x, skip, values)?])
+        })?;
+        Ok((y, l2.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -157,6 +180,16 @@ impl CustomOp3 for Gate {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        if x.device().is_cuda() {
+            let gate = self.on_gpu(skip.elem_count());
+            let [d_x, d_skip, d_params] =
+                cuda::over([x, skip, params, &grad], |machine, [x, skip, values, dy]| {
+                    let grads = gate.backward(machine, [x, skip, values], dy)?;
+                    Ok([grads.d_x, grads.d_skip, grads.d_values])
+                })?;
+            let (d_x, d_skip) = (cuda::tensor(d_x, x.shape()), cuda::tensor(d_skip, skip.shape()));
+            return Ok((Some(d_x), Some(d_skip), Some(cuda::tensor(d_params, params.shape()))));
+        }
         let [xs, skips, values, dy] = [x, skip, params, &grad].map(host_values);
         let (xs, skips, values, dy) = (xs.slice()?, skips.slice()?, values.slice()?, dy.slice()?);
         let (simd, GateSizes { n_in, n_out }) = (Simd::best(), self.sizes);

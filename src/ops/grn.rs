@@ -5,7 +5,7 @@ use candle_core::{D, Result, Tensor, bail};
 use super::dropout::Mask;
 use super::gate::{GateWeights, gate_add_norm_plain};
 use super::grn_fused::{GrnSizes, grn_fused};
-use super::host::is_host_f32;
+use super::host::has_fused_form;
 use super::layer_norm::layer_norm_plain;
 use super::linear::linear_plain;
 use super::resample::{ResampleWeights, stretch_and_gate};
@@ -78,7 +78,11 @@ pub fn grn(x: &Tensor, context: Option<&Tensor>, weights: &GrnWeights, mask: Opt
     if x.rank() < 2 || x.dim(D::Minus1)? != n_in || !context_fits {
         bail!("a GRN from {n_in} with inputs {:?} and context {:?}", x.dims(), context.map(Tensor::dims));
     }
-    if is_host_f32(x) { grn_fused(x, context, weights, mask) } else { grn_plain(x, context, weights, mask) }
+    if has_fused_form(x) {
+        grn_fused(x, context, weights, mask)
+    } else {
+        grn_plain(x, context, weights, mask)
+    }
 }
 
 /// [`grn`] in tensor operations, on any device and in any precision.

@@ -1,9 +1,9 @@
-//! The gated residual network over vectors as one operation, tile by tile, for f32 on the CPU.
+//! The gated residual network over vectors as one operation, tile by tile, for f32.
 //!
 //! A tile goes through all layers while it is in the cache; what lies behind the first layer and the raw skip is
 //! [`super::grn_tile`]'s. Nothing is kept between forward and backward: a tile is computed anew where its gradient is
 //! due, which takes less time than writing five activations to memory and reading them back. With a context a tile
-//! never spans two samples. [`super::grn::grn_plain`] is the oracle.
+//! never spans two samples. On a GPU it is the launches of [`super::cuda::grn`]. [`super::grn::grn_plain`] is the oracle.
 //!
 //! A stretched skip is linear up to its norm: interpolation and gate are multiplied into one matrix before the work and
 //! taken apart after it.
@@ -11,8 +11,11 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail,
+};
 
+use super::cuda;
 use super::dropout::Mask;
 use super::grn::GrnWeights;
 use super::grn_tile::{GrnRanges, GrnTile, Pair};
@@ -240,6 +243,20 @@ impl Grn {
         (d_x, d_context, self.without_matrix(params, sum_in_order(simd, parts)))
     }
 
+    /// The same on a GPU, over inputs of a shape; `n_context` is the number of numbers in the context.
+    fn on_gpu(&self, x: &Shape, n_context: Option<usize>) -> cuda::grn::Grn {
+        let GrnRanges { hidden, out, .. } = self.tail;
+        cuda::grn::Grn {
+            n_rows: x.elem_count() / self.n_in,
+            n_samples: n_context.map(|n| n / hidden),
+            n_in: self.n_in,
+            hidden,
+            n_out: out,
+            resample: self.skip.is_some(),
+            mask: self.mask,
+        }
+    }
+
     fn output_shape(&self, x: &Layout) -> Shape {
         let mut shape = x.dims().to_vec();
         shape[x.dims().len() - 1] = self.tail.out;
@@ -267,6 +284,20 @@ impl CustomOp2 for Grn {
         Ok((CpuStorage::F32(y), self.output_shape(l1)))
     }
 
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let grn = self.on_gpu(l1.shape(), None);
+        let [y] = cuda::forward([(s1, l1), (s2, l2)], |machine, [x, values]| {
+            Ok([grn.forward(machine, x, None, values)?])
+        })?;
+        Ok((y, self.output_shape(l1)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -275,6 +306,15 @@ impl CustomOp2 for Grn {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        if x.device().is_cuda() {
+            let grn = self.on_gpu(x.shape(), None);
+            let [d_x, d_params] = cuda::over([x, params, &grad], |machine, [x, values, dy]| {
+                let grads = grn.backward(machine, x, None, values, dy)?;
+                Ok([grads.d_x, grads.d_values])
+            })?;
+            let d_params = cuda::tensor(d_params, params.shape());
+            return Ok((Some(cuda::tensor(d_x, x.shape())), Some(d_params)));
+        }
         let [xs, values, dy] = [x, params, &grad].map(host_values);
         let (d_x, _, d_params) = self.backward(xs.slice()?, None, values.slice()?, dy.slice()?);
         Ok((Some(like(x, d_x)?), Some(like(params, d_params)?)))
@@ -300,6 +340,22 @@ impl CustomOp3 for Grn {
         Ok((CpuStorage::F32(y), self.output_shape(l1)))
     }
 
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let grn = self.on_gpu(l1.shape(), Some(l2.shape().elem_count()));
+        let [y] = cuda::forward([(s1, l1), (s2, l2), (s3, l3)], |machine, [x, context, values]| {
+            Ok([grn.forward(machine, x, Some(context), values)?])
+        })?;
+        Ok((y, self.output_shape(l1)))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -309,6 +365,17 @@ impl CustomOp3 for Grn {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        if x.device().is_cuda() {
+            let grn = self.on_gpu(x.shape(), Some(context.elem_count()));
+            let [d_x, d_context, d_params] =
+                cuda::over([x, context, params, &grad], |machine, [x, context, values, dy]| {
+                    let grads = grn.backward(machine, x, Some(context), values, dy)?;
+                    let Some(d_context) = grads.d_context else { bail!("grn: no gradient of the context") };
+                    Ok([grads.d_x, d_context, grads.d_values])
+                })?;
+            let (d_x, d_params) = (cuda::tensor(d_x, x.shape()), cuda::tensor(d_params, params.shape()));
+            return Ok((Some(d_x), Some(cuda::tensor(d_context, context.shape())), Some(d_params)));
+        }
         let [xs, contexts, values, dy] = [x, context, params, &grad].map(host_values);
         let contexts = Some(contexts.slice()?);
         let (d_x, d_context, d_params) = self.backward(xs.slice()?, contexts, values.slice()?, dy.slice()?);

@@ -1,12 +1,15 @@
-//! What the fused operations of the CPU share.
+//! What the fused operations share: whether there is one, and the values of tensors on the CPU.
 
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
 
-/// Whether the fused operations can take it: f32 on the CPU.
-pub(crate) fn is_host_f32(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+use super::cuda;
+
+/// Whether the fused operations can take it: f32 on the CPU, or on a GPU in a program that has kernels for it.
+pub(crate) fn has_fused_form(x: &Tensor) -> bool {
+    let device = x.device();
+    x.dtype() == DType::F32 && (device.is_cpu() || (cuda::IS_ENABLED && device.is_cuda()))
 }
 
 /// The values behind a custom operation's argument.

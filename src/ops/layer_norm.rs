@@ -5,7 +5,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::host::is_host_f32;
+use super::host::has_fused_form;
 use super::layer_norm_fused::layer_norm_fused;
 
 /// The epsilon of PyTorch's LayerNorm, which the reference network uses throughout.
@@ -17,7 +17,7 @@ pub const EPSILON: f64 = 1e-5;
 /// - Shapes: `x [.., N]`, `weight [N]`, `bias [N]` -> `[.., N]`.
 /// - Source: Ba et al., arXiv:1607.06450.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    if is_host_f32(x) { layer_norm_fused(x, weight, bias) } else { layer_norm_plain(x, weight, bias) }
+    if has_fused_form(x) { layer_norm_fused(x, weight, bias) } else { layer_norm_plain(x, weight, bias) }
 }
 
 /// [`layer_norm`] in tensor operations, on any device and in any precision.

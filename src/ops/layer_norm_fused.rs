@@ -1,12 +1,14 @@
-//! Layer normalisation as one operation with a hand-written backward, for f32 on the CPU.
+//! Layer normalisation as one operation with a hand-written backward, for f32.
 //!
 //! Rows are worked on in blocks of a fixed size, and the sums over rows are added up block by block, so that the
 //! number of threads changes nothing. The backward computes mean and deviation anew instead of keeping them.
-//! [`super::layer_norm::layer_norm_plain`] is the oracle.
+//! On a GPU it is the launches of [`super::cuda::rowwise`]. [`super::layer_norm::layer_norm_plain`] is the oracle.
 
-use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
+use super::cuda::rowwise;
 use super::host::contiguous;
 use super::layer_norm::EPSILON;
 
@@ -35,10 +37,7 @@ impl CustomOp3 for LayerNorm {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) = (contiguous(s1, l1)?, contiguous(s2, l2)?, contiguous(s3, l3)?);
-        let width = weight.len();
-        if width == 0 || l1.dims().last() != Some(&width) || bias.len() != width {
-            bail!("layer norm of {:?} with weight {:?} and bias {:?}", l1.dims(), l2.dims(), l3.dims());
-        }
+        let width = width_of(l1, l2, l3)?;
         let mut y = vec![0f32; x.len()];
         y.par_chunks_mut(BLOCK * width).zip(x.par_chunks(BLOCK * width)).for_each(|(y, x)| {
             for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
@@ -46,6 +45,22 @@ impl CustomOp3 for LayerNorm {
             }
         });
         Ok((CpuStorage::F32(y), l1.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let width = width_of(l1, l2, l3)?;
+        let norm = rowwise::LayerNorm { n_rows: l1.shape().elem_count() / width, width };
+        let args = [(s1, l1), (s2, l2), (s3, l3)];
+        let [y] = cuda::forward(args, |machine, inputs| Ok([norm.forward(machine, inputs)?]))?;
+        Ok((y, l1.shape().clone()))
     }
 
     fn bwd(
@@ -56,6 +71,9 @@ impl CustomOp3 for LayerNorm {
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        if x.device().is_cuda() {
+            return backward_on_gpu(x, weight, &grad.contiguous()?);
+        }
         let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
         let (xs, ws, gs) = (values(x)?, values(weight)?, values(grad)?);
         let (width, block) = (ws.len(), BLOCK * ws.len());
@@ -72,6 +90,31 @@ impl CustomOp3 for LayerNorm {
         });
         Ok((Some(Tensor::from_vec(d_x, x.shape(), &Device::Cpu)?), Some(d_weight?), Some(d_bias?)))
     }
+}
+
+/// - Errors: weight and bias are not of the rows' width.
+fn width_of(x: &Layout, weight: &Layout, bias: &Layout) -> Result<usize> {
+    let width = weight.shape().elem_count();
+    if width == 0 || x.dims().last() != Some(&width) || bias.shape().elem_count() != width {
+        bail!("layer norm of {:?} with weight {:?} and bias {:?}", x.dims(), weight.dims(), bias.dims());
+    }
+    Ok(width)
+}
+
+fn backward_on_gpu(
+    x: &Tensor,
+    weight: &Tensor,
+    grad: &Tensor,
+) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    let width = weight.elem_count();
+    let norm = rowwise::LayerNorm { n_rows: x.elem_count() / width, width };
+    let [d_x, d_values] = cuda::over([x, weight, grad], |machine, [x, weight, dy]| {
+        let (d_x, d_values) = norm.backward(machine, x, weight, dy)?;
+        Ok([d_x, d_values])
+    })?;
+    let d_values = cuda::tensor(d_values, 2 * width);
+    let half = |start| d_values.narrow(0, start, width);
+    Ok((Some(cuda::tensor(d_x, x.shape())), Some(half(0)?), Some(half(width)?)))
 }
 
 /// Mean and inverse deviation of a row.

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor, bail};
 
-use super::host::is_host_f32;
+use super::host::has_fused_form;
 use super::linear_fused::linear_fused;
 
 /// `x Wᵀ + b`.
@@ -14,7 +14,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if n_in == 0 || x.dims().last() != Some(&n_in) || bias.is_some_and(|bias| bias.dims() != [n_out]) {
         bail!("{:?} into weights {:?} and bias {:?}", x.dims(), weight.dims(), bias.map(Tensor::dims));
     }
-    if is_host_f32(x) { linear_fused(x, weight, bias) } else { linear_plain(x, weight, bias) }
+    if has_fused_form(x) { linear_fused(x, weight, bias) } else { linear_plain(x, weight, bias) }
 }
 
 /// [`linear`] in tensor operations, on any device and in any precision.

@@ -1,7 +1,12 @@
-//! A linear layer as one operation, tile by tile, for f32 on the CPU. [`super::linear::linear_plain`] is the oracle.
+//! A linear layer as one operation, tile by tile, for f32; on a GPU the launches of [`super::cuda::linear`].
+//! [`super::linear::linear_plain`] is the oracle.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail,
+};
 
+use super::cuda;
+use super::cuda::machine::{Machine, Memory};
 use super::grn_tile::Pair;
 use super::host::{contiguous, host_values};
 use super::pack::Places;
@@ -55,6 +60,9 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor
     let simd = Simd::best();
     let (n_out, n_in) = weight.dims2()?;
     let grad = grad.contiguous()?;
+    if x.device().is_cuda() {
+        return backward_on_gpu(x, weight, &grad);
+    }
     let [xs, weights, dy] = [x, weight, &grad].map(host_values);
     let (xs, weights, dy) = (xs.slice()?, weights.slice()?, dy.slice()?);
     let layer = Places::default().pair(n_out * n_in, n_out);
@@ -83,6 +91,45 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor
     Ok((d_x, d_weight, d_bias))
 }
 
+fn forward_on_gpu(
+    machine: &mut dyn Machine,
+    [x, weight]: [Memory; 2],
+    bias: Option<Memory>,
+    (n_out, n_in): (usize, usize),
+) -> Result<Memory> {
+    let n_rows = x.len / n_in;
+    let y = machine.alloc(n_rows * n_out)?;
+    let rows = |at, stride| cuda::linear::Rows { at, stride };
+    let linear = cuda::linear::Linear { n_rows, n_in, n_out };
+    linear.forward(machine, x, rows(weight, n_in), bias, rows(y, n_out))?;
+    Ok(y)
+}
+
+fn backward_on_gpu(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor, Tensor)> {
+    let ((n_out, n_in), has_d_x) = (weight.dims2()?, x.track_op());
+    let linear = cuda::linear::Linear { n_rows: x.elem_count() / n_in, n_in, n_out };
+    let rows = |at, stride| cuda::linear::Rows { at, stride };
+    let run = |machine: &mut dyn Machine, [x, weight, dy]: [Memory; 3]| {
+        let (inputs, dy) = (rows(x, n_in), rows(dy, n_out));
+        linear.backward(machine, inputs, rows(weight, n_in), dy, None, has_d_x)
+    };
+    let args = [x, weight, grad];
+    let (d_x, sums) = if has_d_x {
+        let [d_x, sums] = cuda::over(args, |machine, all| {
+            let grads = run(machine, all)?;
+            let Some(d_x) = grads.d_x else { bail!("linear: no gradient of the input") };
+            Ok([d_x, grads.parts.sum(machine)?])
+        })?;
+        (Some(cuda::tensor(d_x, x.shape())), sums)
+    } else {
+        let [sums] = cuda::over(args, |machine, all| Ok([run(machine, all)?.parts.sum(machine)?]))?;
+        (None, sums)
+    };
+    let sums = cuda::tensor(sums, n_out * n_in + n_out);
+    let d_weight = sums.narrow(0, 0, n_out * n_in)?.reshape((n_out, n_in))?;
+    Ok((d_x, d_weight, sums.narrow(0, n_out * n_in, n_out)?))
+}
+
 /// The shape of the output, and the widths `(out, in)`.
 fn shapes(x: &Layout, weight: &Layout) -> Result<(Shape, (usize, usize))> {
     let sizes = weight.shape().dims2()?;
@@ -106,6 +153,20 @@ impl CustomOp2 for Linear {
         let (shape, sizes) = shapes(l1, l2)?;
         let y = forward(contiguous(s1, l1)?, contiguous(s2, l2)?, sizes, None);
         Ok((CpuStorage::F32(y), shape))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (shape, sizes) = shapes(l1, l2)?;
+        let [y] = cuda::forward([(s1, l1), (s2, l2)], |machine, inputs| {
+            Ok([forward_on_gpu(machine, inputs, None, sizes)?])
+        })?;
+        Ok((y, shape))
     }
 
     fn bwd(
@@ -138,6 +199,22 @@ impl CustomOp3 for Linear {
         let bias = contiguous(s3, l3)?;
         let y = forward(contiguous(s1, l1)?, contiguous(s2, l2)?, sizes, Some(bias));
         Ok((CpuStorage::F32(y), shape))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (shape, sizes) = shapes(l1, l2)?;
+        let [y] = cuda::forward([(s1, l1), (s2, l2), (s3, l3)], |machine, [x, weight, bias]| {
+            Ok([forward_on_gpu(machine, [x, weight], Some(bias), sizes)?])
+        })?;
+        Ok((y, shape))
     }
 
     fn bwd(

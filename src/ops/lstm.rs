@@ -1,12 +1,13 @@
 //! One LSTM layer over a batch of sequences of different lengths.
 //!
 //! Two forms with one signature: [`lstm_plain`] (tensor operations, any device, the oracle) and [`lstm_fused`] (one
-//! pass over the steps with a hand-written backward, f32 on the CPU).
+//! pass over the steps with a hand-written backward, f32).
 
 use anyhow::{Result, ensure};
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 
-use super::host::is_host_f32;
+use super::cuda::lstm::WIDEST;
+use super::host::has_fused_form;
 use super::lstm_fused::lstm_fused;
 use super::lstm_plain::lstm_plain;
 
@@ -53,7 +54,8 @@ pub fn lstm(
         ensure!(lengths.len() == n_samples, "{} lengths for {n_samples} samples", lengths.len());
         ensure!(lengths.iter().all(|&length| length <= n_steps), "a length exceeds the {n_steps} steps");
     }
-    let form = if is_host_f32(x) { lstm_fused } else { lstm_plain };
+    let fits = x.device().is_cpu() || hidden.dim(D::Minus1)? <= WIDEST;
+    let form = if has_fused_form(x) && fits { lstm_fused } else { lstm_plain };
     form(x, weights, hidden, cell, lengths)
 }
 

@@ -1,7 +1,8 @@
-//! The LSTM layer as an operation with a hand-written backward, for f32 on the CPU.
+//! The LSTM layer as an operation with a hand-written backward, for f32.
 //!
 //! Samples go in tiles ([`super::lstm_tile`]), tiles in parts; the backward reads what the forward left in the
-//! operation, which lives as long as the graph does. [`super::lstm_plain`] is the oracle.
+//! operation, which lives as long as the graph does. On a GPU it is the launches of [`super::cuda`] instead.
+//! [`super::lstm_plain`] is the oracle.
 //!
 //! An operation has one output and this layer has three. Two operations share them: [`Layer`] runs the steps and
 //! gives the final states; [`Sequence`] stands behind it, gives the sequence that the first one computed, and in the
@@ -11,8 +12,13 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Result;
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Result as CandleResult, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp3, D, Layout, Result as CandleResult, Shape, Tensor, bail,
+};
 
+use super::cuda;
+use super::cuda::lstm::{Lstm, RECORD};
+use super::cuda::machine::{Machine, Memory};
 use super::host::{contiguous, host_values};
 use super::lstm::{LstmOutput, LstmWeights};
 use super::lstm_tile::{Backward, Parameters, Samples, Scratch, Sizes, State, StateBuf, Trace};
@@ -21,7 +27,7 @@ use super::split::{in_parts, sum_in_order};
 
 /// [`super::lstm()`], fused.
 ///
-/// - Errors: anything but f32 on the CPU; shapes that do not fit.
+/// - Errors: anything but f32; shapes that do not fit.
 pub fn lstm_fused(
     x: &Tensor,
     weights: &LstmWeights,
@@ -37,7 +43,8 @@ pub fn lstm_fused(
     let lengths = lengths.map_or_else(|| vec![n_steps; n_samples], <[usize]>::to_vec);
     let keep = x.track_op() || parameters.track_op() || start.track_op();
     let shared = Arc::new(Shared::default());
-    let layer = Layer { lengths, keep, traces: OnceLock::new(), shared: shared.clone() };
+    let (traces, record) = (OnceLock::new(), OnceLock::new());
+    let layer = Layer { lengths, keep, traces, record, shared: shared.clone() };
     let ends = x.contiguous()?.apply_op3(&parameters, &start, layer)?;
     let sequence = ends.apply_op1(Sequence(shared.clone()))?;
     if keep {
@@ -51,6 +58,8 @@ pub fn lstm_fused(
 struct Shared {
     /// On the way from the first forward to the second: the sequence and its shape.
     computed: Mutex<Option<(Vec<f32>, Shape)>>,
+    /// The same on a GPU.
+    on_gpu: Mutex<Option<(CudaStorage, Shape)>>,
     /// The sequence, for the backward.
     output: OnceLock<Tensor>,
     /// On the way from the second's backward to the first's.
@@ -71,6 +80,8 @@ struct Layer {
     keep: bool,
     /// One per tile.
     traces: OnceLock<Vec<Trace>>,
+    /// What a GPU keeps in their place.
+    record: OnceLock<Tensor>,
     shared: Arc<Shared>,
 }
 
@@ -85,6 +96,11 @@ impl CustomOp1 for Sequence {
     fn cpu_fwd(&self, _ends: &CpuStorage, _layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let Some((output, shape)) = take(&self.0.computed) else { bail!("lstm: no sequence was computed") };
         Ok((CpuStorage::F32(output), shape))
+    }
+
+    fn cuda_fwd(&self, _ends: &CudaStorage, _layout: &Layout) -> CandleResult<(CudaStorage, Shape)> {
+        let Some(computed) = take(&self.0.on_gpu) else { bail!("lstm: no sequence was computed") };
+        Ok(computed)
     }
 
     fn bwd(&self, ends: &Tensor, _output: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
@@ -119,6 +135,29 @@ impl CustomOp3 for Layer {
         Ok((CpuStorage::F32(joined(&ends)), l3.shape().clone()))
     }
 
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        let sizes = sizes(l1.shape(), l2.shape(), l3.shape())?;
+        let [ends, sequence, record] = cuda::forward([(s1, l1), (s2, l2), (s3, l3)], |machine, inputs| {
+            let lengths = self.upload_lengths(machine, sizes)?;
+            let forward = self.on_gpu(sizes).forward(machine, inputs, lengths)?;
+            Ok([forward.ends, forward.sequence, forward.record])
+        })?;
+        let shape = Shape::from((self.lengths.len(), sizes.n_steps, sizes.hidden));
+        if self.keep {
+            let _ = self.record.set(cuda::tensor(record, shape.elem_count() * RECORD));
+        }
+        put(&self.shared.on_gpu, (sequence, shape));
+        Ok((ends, l3.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -128,6 +167,9 @@ impl CustomOp3 for Layer {
         d_ends: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let sizes = sizes(x.shape(), parameters.shape(), start.shape())?;
+        if x.device().is_cuda() {
+            return self.backward_on_gpu(sizes, x, parameters, start, d_ends);
+        }
         let (Some(traces), Some(output)) = (self.traces.get(), self.shared.output.get()) else {
             bail!("lstm: the forward kept nothing for a backward")
         };
@@ -148,6 +190,52 @@ impl CustomOp3 for Layer {
             Some(Tensor::from_vec(d_x, x.shape(), device)?),
             Some(Tensor::from_vec(d_parameters, parameters.shape(), device)?),
             Some(Tensor::from_vec(joined(&d_start), start.shape(), device)?),
+        ))
+    }
+}
+
+impl Layer {
+    fn on_gpu(&self, Sizes { n_steps, width, hidden }: Sizes) -> Lstm {
+        Lstm { batch: self.lengths.len(), n_steps, width, hidden }
+    }
+
+    /// `None` if all samples have all steps.
+    fn upload_lengths(&self, machine: &mut dyn Machine, sizes: Sizes) -> CandleResult<Option<Memory>> {
+        if self.lengths.iter().all(|&length| length == sizes.n_steps) {
+            return Ok(None);
+        }
+        let lengths: Vec<u32> = self.lengths.iter().map(|&length| length as u32).collect();
+        machine.upload(&lengths).map(Some)
+    }
+
+    fn backward_on_gpu(
+        &self,
+        sizes: Sizes,
+        x: &Tensor,
+        parameters: &Tensor,
+        start: &Tensor,
+        d_ends: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(record) = self.record.get() else { bail!("lstm: the forward kept nothing for a backward") };
+        let d_ends = d_ends.contiguous()?;
+        let run = |machine: &mut dyn Machine, [x, layer, record, d_ends]: [Memory; 4], d_sequence| {
+            let lengths = self.upload_lengths(machine, sizes)?;
+            let kept = [x, layer, record];
+            let grads = self.on_gpu(sizes).backward(machine, kept, lengths, d_sequence, d_ends)?;
+            Ok([grads.d_x, grads.d_layer, grads.d_start])
+        };
+        let [d_x, d_parameters, d_start] = match take(&self.shared.gradient) {
+            Some(d_sequence) => {
+                cuda::over([x, parameters, record, &d_ends, &d_sequence], |machine, [a, b, c, d, e]| {
+                    run(machine, [a, b, c, d], Some(e))
+                })?
+            }
+            None => cuda::over([x, parameters, record, &d_ends], |machine, all| run(machine, all, None))?,
+        };
+        Ok((
+            Some(cuda::tensor(d_x, x.shape())),
+            Some(cuda::tensor(d_parameters, parameters.shape())),
+            Some(cuda::tensor(d_start, start.shape())),
         ))
     }
 }

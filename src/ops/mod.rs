@@ -10,6 +10,7 @@
 pub mod attention;
 pub mod attention_fused;
 pub mod attention_mask;
+mod cuda;
 pub mod dropout;
 pub mod gate;
 pub mod gate_fused;
@@ -43,10 +44,11 @@ mod pack;
 pub(crate) mod check;
 
 pub use attention::{AttentionMask, Decoder, attention, attention_weights};
+pub(crate) use cuda::adamw::AdamWStep;
 pub use dropout::Dropout;
 pub use gate::{GateWeights, gate_add_norm};
 pub use grn::{GrnWeights, grn};
-pub(crate) use host::is_host_f32;
+pub(crate) use host::has_fused_form;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use lstm::{LstmOutput, LstmWeights, lstm};

@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
 
+use super::{cuda, has_fused_form};
+
 /// What the summed costs are divided by, besides the number of quantiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DivideBy {
@@ -52,6 +54,9 @@ pub fn quantile_loss(
         target.dims(),
         forecast.dims()
     );
+    if forecast.device().is_cuda() && has_fused_form(forecast) {
+        return loss_on_gpu(forecast, target, quantiles, options);
+    }
     let costs = pinball(forecast, target, quantiles)?;
     let costs = match options.sample_weights {
         Some(weights) => costs.broadcast_mul(&weights.unsqueeze(D::Minus1)?)?,
@@ -73,6 +78,31 @@ pub fn quantile_loss(
         }
         _ => Ok((sum * (factor / n_steps as f64))?),
     }
+}
+
+/// The same in kernels of its own.
+fn loss_on_gpu(
+    forecast: &Tensor,
+    target: &Tensor,
+    quantiles: &[f64],
+    options: &QuantileLossOptions,
+) -> Result<Tensor> {
+    let (batch, horizon, n_quantiles) = forecast.dims3()?;
+    let valid = options.lengths.map(|lengths| Valid::new(lengths, forecast)).transpose()?;
+    let n_steps = valid.as_ref().map_or(batch * horizon, |valid| valid.n_steps);
+    let weights_fit = options.sample_weights.is_none_or(|weights| weights.dims() == [batch, horizon]);
+    ensure!(weights_fit, "weights that are not one per step of {batch} samples and {horizon} steps");
+    let by_weights = options.divide_by == DivideBy::Weights && options.sample_weights.is_some();
+    let some_valid = options.lengths.filter(|_| n_steps < batch * horizon);
+    let loss = cuda::quantile_loss::QuantileLoss {
+        batch,
+        horizon,
+        quantiles: quantiles.iter().map(|&quantile| quantile as f32).collect(),
+        factor: if options.doubled { 2.0 } else { 1.0 } / n_quantiles as f64,
+        n_steps: (!by_weights).then_some(n_steps),
+        lengths: some_valid.map(|lengths| lengths.iter().map(|&length| length as u32).collect()),
+    };
+    Ok(loss.apply(forecast, target, options.sample_weights)?)
 }
 
 /// `[B, H, Q]`: the cost of each forecast.

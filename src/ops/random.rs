@@ -31,6 +31,11 @@ impl Key {
         self.number(name.bytes().fold(0xCBF2_9CE4_8422_2325, hash))
     }
 
+    /// The stream as a number, for whoever draws from it elsewhere.
+    pub fn number_of_stream(self) -> u64 {
+        self.0
+    }
+
     /// 64 random bits at `index`.
     #[inline(always)]
     pub fn bits(self, index: u64) -> u64 {

@@ -14,6 +14,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::flat::Flat;
+use crate::ops::{AdamWStep, has_fused_form};
 
 /// The constants of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,12 +106,22 @@ impl AdamW {
         debug_assert!(norm.is_finite(), "a step along a gradient that is not finite");
         let AdamWSettings { beta1, beta2, epsilon, weight_decay, clip } = self.settings;
         // PyTorch's clip_grad_norm_, epsilon included.
-        let gradient = (gradient * (clip / (norm + 1e-6)).min(1.0))?;
-        self.first = ((&self.first * beta1)? + (&gradient * (1.0 - beta1))?)?;
-        self.second = ((&self.second * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
+        let shortened = (clip / (norm + 1e-6)).min(1.0);
         self.n_steps += 1;
         let exponent = self.n_steps.min(i32::MAX as u64) as i32;
         let (correction1, correction2) = (1.0 - beta1.powi(exponent), 1.0 - beta2.powi(exponent));
+        if gradient.device().is_cuda() && has_fused_form(gradient) {
+            let rate = learning_rate / correction1;
+            let decay = learning_rate * weight_decay;
+            let step = AdamWStep { clip: shortened, beta1, beta2, rate, correction2, epsilon, decay };
+            let inputs = [&self.params.values()?, &self.first, &self.second, gradient, &self.decays];
+            let [weights, first, second] = step.apply(inputs)?;
+            (self.first, self.second) = (first, second);
+            return self.params.set(&weights);
+        }
+        let gradient = (gradient * shortened)?;
+        self.first = ((&self.first * beta1)? + (&gradient * (1.0 - beta1))?)?;
+        self.second = ((&self.second * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
         let denominator = ((&self.second / correction2)?.sqrt()? + epsilon)?;
         let update = ((&self.first * (learning_rate / correction1))? / denominator)?;
         let kept = (1.0 - (&self.decays * (learning_rate * weight_decay))?)?;

@@ -1,28 +1,33 @@
-//! Variable selection as one operation with a hand-written backward, for f32 on the CPU.
+//! Variable selection as one operation with a hand-written backward, for f32.
 //!
 //! This is three quarters of the network's arithmetic. Op by op it makes an embedding, a hidden layer, two gates and two
 //! norms of every variable at every step, tens of megabytes per sample; here a tile of 32 steps goes through all variables
 //! while it lies in the cache, and only the selection leaves. [`weights`] packs the parameters, [`collapse`] multiplies the
 //! embeddings out, [`tile`] runs tiles forward and backward; the backward computes a tile anew instead of keeping it.
+//! On a GPU it is the launches of [`super::cuda::vsn`]; embeddings are multiplied out on the host there, too.
 //!
 //! The oracle is the composition of plain operations in [`crate::model::vsn`], which also serves what is not supported
 //! here: a single variable, several columns in one embedding, networks shared with categoricals.
 
-mod collapse;
+pub(super) mod collapse;
 #[cfg(test)]
 mod tests;
-mod tile;
+pub(super) mod tile;
 pub mod weights;
 
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result as CandleResult, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result as CandleResult, Shape, Storage, Tensor, bail,
+};
 
 use collapse::Collapsed;
 use tile::{Sizes, Worker};
 use weights::{Packed, VsnWeights};
 
+use super::cuda;
+use super::cuda::machine::{Machine, Memory};
 use super::dropout::{Dropout, Mask};
 use super::host::{contiguous, host_values};
 use super::simd::Simd;
@@ -42,7 +47,7 @@ pub struct VsnInput<'a> {
 ///
 /// The weights are a by-product for people to read: they carry no gradient.
 ///
-/// - Errors: fewer than two variables; a code beyond its table; shapes that do not fit; anything but f32 on the CPU.
+/// - Errors: fewer than two variables; a code beyond its table; shapes that do not fit; anything but f32.
 pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) -> Result<(Tensor, Tensor)> {
     let (n_samples, n_steps, n_reals) = input.reals.dims3()?;
     let (parameters, packed) = weights.pack()?;
@@ -77,13 +82,12 @@ pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) 
     };
     let (shares, n_variables, hidden) = (op.shares.clone(), op.packed.n_variables(), op.packed.hidden);
     let selected = context.contiguous()?.apply_op2(&parameters, op)?;
-    let shares = shares.get().context("the selection ran")?.clone();
-    let shares = Tensor::from_vec(shares, (n_samples, n_steps, n_variables), &Device::Cpu)?;
+    let shares = shares.get().context("the selection ran")?.reshape((n_samples, n_steps, n_variables))?;
     Ok((selected.reshape((n_samples, n_steps, hidden))?, shares))
 }
 
 /// A mask per network, in the order of the variables, the joint one last.
-fn masks(packed: &Packed, dropout: &Dropout) -> Option<Vec<Mask>> {
+pub(super) fn masks(packed: &Packed, dropout: &Dropout) -> Option<Vec<Mask>> {
     (0..=packed.reals.len()).map(|_| dropout.site()).collect()
 }
 
@@ -94,7 +98,8 @@ struct Selection {
     /// One per real variable, then the joint network's.
     masks: Option<Vec<Mask>>,
     packed: Packed,
-    shares: Arc<OnceLock<Vec<f32>>>,
+    /// `[groups, rows, N]`
+    shares: Arc<OnceLock<Tensor>>,
 }
 
 impl CustomOp2 for Selection {
@@ -127,8 +132,30 @@ impl CustomOp2 for Selection {
                 worker.forward(first + i, selected, shares);
             }
         });
+        let shares = Tensor::from_vec(shares, (n_groups, n_rows, n_variables), &Device::Cpu)?;
         let _ = self.shares.set(shares);
         Ok((CpuStorage::F32(selected), (n_groups, n_rows, hidden).into()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        let Sizes { n_groups, n_rows, hidden, .. } = self.sizes;
+        let collapsed = Collapsed::of(&self.packed);
+        let (storage, layout) = self.reals.storage_and_layout();
+        let Storage::Cuda(reals) = &*storage else { bail!("variable selection: reals of another device") };
+        let args = [(reals, layout), (s1, l1), (s2, l2)];
+        let [selected, shares] = cuda::forward(args, |machine, [reals, context, parameters]| {
+            let parameters = machine.download(parameters)?;
+            let inputs = self.upload(machine, &collapsed, [reals, context], &parameters)?;
+            self.on_gpu(&collapsed).forward(machine, inputs)
+        })?;
+        let _ = self.shares.set(cuda::tensor(shares, (n_groups, n_rows, self.packed.n_variables())));
+        Ok((selected, (n_groups, n_rows, hidden).into()))
     }
 
     fn bwd(
@@ -140,6 +167,9 @@ impl CustomOp2 for Selection {
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let simd = Simd::best();
         let grad = grad.contiguous()?;
+        if context.device().is_cuda() {
+            return self.backward_on_gpu(context, parameters, &grad);
+        }
         let [context_values, parameter_values, grad, reals] =
             [context, parameters, &grad, &self.reals].map(host_values);
         let (grad, reals) = (grad.slice()?, reals.slice()?);
@@ -166,6 +196,50 @@ impl CustomOp2 for Selection {
 }
 
 impl Selection {
+    fn on_gpu<'a>(&'a self, collapsed: &'a Collapsed) -> cuda::vsn::Vsn<'a> {
+        cuda::vsn::Vsn { sizes: self.sizes, collapsed, masks: self.masks.as_deref() }
+    }
+
+    /// What the launches read: what is there already, the codes, and the parameters collapsed.
+    fn upload(
+        &self,
+        machine: &mut dyn Machine,
+        collapsed: &Collapsed,
+        [reals, context]: [Memory; 2],
+        parameters: &[f32],
+    ) -> CandleResult<cuda::vsn::Inputs> {
+        let values = collapsed.values(&self.packed, parameters);
+        let values: Vec<u32> = values.into_iter().map(f32::to_bits).collect();
+        let (codes, values) = (machine.upload(&self.codes)?, machine.upload(&values)?);
+        Ok(cuda::vsn::Inputs { reals, codes, context, values })
+    }
+
+    fn backward_on_gpu(
+        &self,
+        context: &Tensor,
+        parameters: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let Some(shares) = self.shares.get() else {
+            bail!("variable selection: a backward without a forward")
+        };
+        let collapsed = Collapsed::of(&self.packed);
+        let args = [&self.reals, context, parameters, shares, grad];
+        let [d_context, d_parameters] =
+            cuda::over(args, |machine, [reals, context, parameters, shares, d_selected]| {
+                let parameters = machine.download(parameters)?;
+                let inputs = self.upload(machine, &collapsed, [reals, context], &parameters)?;
+                let on_gpu = self.on_gpu(&collapsed);
+                let [d_context, d_values] = on_gpu.backward(machine, inputs, shares, d_selected)?;
+                let d_values = machine.download(d_values)?;
+                let expanded = collapsed.expand(&self.packed, &parameters, &d_values);
+                let bits: Vec<u32> = expanded.into_iter().map(f32::to_bits).collect();
+                Ok([d_context, machine.upload(&bits)?])
+            })?;
+        let d_context = cuda::tensor(d_context, context.shape());
+        Ok((Some(d_context), Some(cuda::tensor(d_parameters, parameters.shape()))))
+    }
+
     fn worker<'a>(
         &'a self,
         simd: Simd,

@@ -1,0 +1,152 @@
+//! A CUDA device as a [`Machine`]: candle's memory and stream, the kernels from their PTX.
+//!
+//! Everything runs on candle's stream of the device, in the order of the calls, so that nothing waits on the host and
+//! what an operation has allocated can be given back while its kernels are still to run.
+
+use std::collections::HashMap;
+
+use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtoh_async;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::{CudaDevice, CudaStorage, Layout, Result, Storage, Tensor, bail};
+
+use super::machine::{Arg, Grid, Machine, Memory};
+
+/// The kernels, as the driver compiles them for the device at hand.
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+const MODULE: &str = "tftctl";
+
+/// Whether GPUs have fused forms in this program.
+pub const IS_ENABLED: bool = true;
+
+/// Shared memory that a block has without asking.
+const SHARED_BYTES: usize = 48 * 1024;
+
+struct OnDevice {
+    device: CudaDevice,
+    shared_bytes: usize,
+    /// What the operation has allocated, by address.
+    owned: HashMap<u64, CudaSlice<f32>>,
+}
+
+impl OnDevice {
+    fn new(device: &CudaDevice) -> Result<Self> {
+        let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let shared_bytes = device.cuda_stream().context().attribute(most).map_err(failed)? as usize;
+        Ok(OnDevice { device: device.clone(), shared_bytes, owned: HashMap::new() })
+    }
+
+    fn own(&mut self, slice: CudaSlice<f32>, len: usize) -> Memory {
+        let address = slice.device_ptr(&self.device.cuda_stream()).0;
+        self.owned.insert(address, slice);
+        Memory { address, len }
+    }
+
+    /// A whole allocation as the storage of a tensor.
+    fn take(&mut self, memory: Memory) -> Result<CudaStorage> {
+        match self.owned.remove(&memory.address) {
+            Some(slice) => Ok(CudaStorage::wrap_cuda_slice(slice, self.device.clone())),
+            None => bail!("a result that is no allocation of its own"),
+        }
+    }
+}
+
+impl Machine for OnDevice {
+    fn alloc(&mut self, len: usize) -> Result<Memory> {
+        // SAFETY: kernels write what is read of it; there are no bits that are no number.
+        let slice = unsafe { self.device.alloc::<f32>(len.max(1))? };
+        Ok(self.own(slice, len))
+    }
+
+    fn upload(&mut self, words: &[u32]) -> Result<Memory> {
+        // Words travel as the numbers with the same bits: memory is of one kind.
+        let bits: Vec<f32> = words.iter().map(|&word| f32::from_bits(word)).collect();
+        let slice = self.device.clone_htod(&bits)?;
+        Ok(self.own(slice, words.len()))
+    }
+
+    fn download(&mut self, memory: Memory) -> Result<Vec<f32>> {
+        let stream = self.device.cuda_stream();
+        let mut values = vec![0f32; memory.len];
+        // SAFETY: so many numbers lie there, and they are awaited before anybody reads them.
+        unsafe { memcpy_dtoh_async(&mut values, memory.address, stream.cu_stream()) }.map_err(failed)?;
+        stream.synchronize().map_err(failed)?;
+        Ok(values)
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.shared_bytes
+    }
+
+    fn launch(&mut self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        let function = self.device.get_or_load_custom_func(kernel, MODULE, PTX)?;
+        let shared_bytes = 4 * grid.shared;
+        if shared_bytes > SHARED_BYTES {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(most, shared_bytes as i32).map_err(failed)?;
+        }
+        let config = LaunchConfig {
+            grid_dim: (grid.blocks.0 as u32, grid.blocks.1 as u32, 1),
+            block_dim: (grid.threads as u32, 1, 1),
+            shared_mem_bytes: shared_bytes as u32,
+        };
+        let mut builder = function.builder();
+        for arg in args {
+            match arg {
+                Arg::Address(address) => builder.arg(address),
+                Arg::Int(n) => builder.arg(n),
+                Arg::Word(word) => builder.arg(word),
+                Arg::Real(x) => builder.arg(x),
+            };
+        }
+        // SAFETY: kinds, number and order of the arguments, and that no thread leaves its memory, are what the tests
+        // check on the emulation, whose launches are these.
+        unsafe { builder.launch(config) }.map_err(failed)?;
+        Ok(())
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> candle_core::Error {
+    candle_core::Error::Msg(format!("CUDA: {error}"))
+}
+
+/// The contiguous f32 values of an operation's argument.
+fn memory_of(storage: &CudaStorage, layout: &Layout) -> Result<Memory> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("a fused operation needs contiguous values");
+    };
+    let slice = storage.as_cuda_slice::<f32>()?;
+    let address = slice.device_ptr(&storage.device.cuda_stream()).0;
+    Ok(Memory { address: address + 4 * start as u64, len: end - start })
+}
+
+/// Runs the launches of an operation over its arguments; what it returns become storages.
+pub fn forward<const N: usize, const M: usize>(
+    args: [(&CudaStorage, &Layout); N],
+    work: impl FnOnce(&mut dyn Machine, [Memory; N]) -> Result<[Memory; M]>,
+) -> Result<[CudaStorage; M]> {
+    let mut machine = OnDevice::new(&args[0].0.device)?;
+    let mut inputs = [Memory { address: 0, len: 0 }; N];
+    for (input, (storage, layout)) in inputs.iter_mut().zip(args) {
+        *input = memory_of(storage, layout)?;
+    }
+    let outputs = work(&mut machine, inputs)?;
+    let storages = outputs.map(|memory| machine.take(memory)).into_iter().collect::<Result<Vec<_>>>()?;
+    storages.try_into().map_err(|_| candle_core::Error::Msg("as many storages as results".to_owned()))
+}
+
+/// [`forward`] over contiguous tensors.
+pub fn over<const N: usize, const M: usize>(
+    args: [&Tensor; N],
+    work: impl FnOnce(&mut dyn Machine, [Memory; N]) -> Result<[Memory; M]>,
+) -> Result<[CudaStorage; M]> {
+    let guards = args.map(Tensor::storage_and_layout);
+    let mut pairs = Vec::with_capacity(N);
+    for (storage, layout) in &guards {
+        match &**storage {
+            Storage::Cuda(storage) => pairs.push((storage, *layout)),
+            _ => bail!("a fused operation of a GPU got a tensor of another device"),
+        }
+    }
+    forward(pairs.try_into().map_err(|_| candle_core::Error::Msg("as many arguments".to_owned()))?, work)
+}

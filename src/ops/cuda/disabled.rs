@@ -1,0 +1,21 @@
+//! What stands in for [`super::device`] in a program that is built without the feature `cuda`: nothing can run there.
+
+use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
+
+use super::machine::{Machine, Memory};
+
+pub const IS_ENABLED: bool = false;
+
+pub fn forward<const N: usize, const M: usize>(
+    _args: [(&CudaStorage, &Layout); N],
+    _work: impl FnOnce(&mut dyn Machine, [Memory; N]) -> Result<[Memory; M]>,
+) -> Result<[CudaStorage; M]> {
+    bail!("this program was built without the feature `cuda`")
+}
+
+pub fn over<const N: usize, const M: usize>(
+    _args: [&Tensor; N],
+    _work: impl FnOnce(&mut dyn Machine, [Memory; N]) -> Result<[Memory; M]>,
+) -> Result<[CudaStorage; M]> {
+    bail!("this program was built without the feature `cuda`")
+}

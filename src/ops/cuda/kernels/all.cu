@@ -1,0 +1,12 @@
+// All kernels as one module.
+#include "adamw.cu"
+#include "attention.cu"
+#include "dropout.cu"
+#include "gate.cu"
+#include "grn.cu"
+#include "layer_norm.cu"
+#include "linear.cu"
+#include "lstm.cu"
+#include "quantile_loss.cu"
+#include "sums.cu"
+#include "vsn.cu"

@@ -1,0 +1,14 @@
+// What kernels are written in. With nvcc that is CUDA; with another C++ compiler the emulation that the tests run.
+//
+// Kernels use blocks, threads and barriers, and nothing of warps: no shuffles, no votes, no atomics. So a sum has one
+// order on every machine, and the emulation leaves nothing out.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __CUDACC__
+// As much of it as a launch asks for.
+extern __shared__ __align__(16) float shared_memory[];
+#else
+#include "../emulation/emulation.h"
+#endif

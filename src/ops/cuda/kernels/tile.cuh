@@ -1,0 +1,341 @@
+// A block's work on a tile of 32 rows, as src/ops/simd does it on the CPU.
+//
+// A tile of n features lies feature by feature: row r of feature i at [i * STRIDE + r]. A lane is a row: the 32 threads
+// of a warp read 32 neighbours, and weights are the same for all of them. The odd stride lets neighbouring threads read
+// neighbouring features as well without waiting for each other.
+//
+// All threads of the block call these functions together. Each function ends with a barrier: what it wrote, the next one
+// may read.
+#pragma once
+
+#include "platform.cuh"
+
+constexpr int ROWS = 32;
+constexpr int STRIDE = ROWS + 1;
+constexpr int WARPS = 8;
+constexpr int THREADS = 32 * WARPS;
+// Features of the output that a warp works on at a time.
+constexpr int GROUP = 4;
+constexpr float EPSILON = 1e-5f;
+
+__device__ __forceinline__ int lane() { return threadIdx.x % 32; }
+__device__ __forceinline__ int warp() { return threadIdx.x / 32; }
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// ---- randomness: src/ops/random.rs and dropout.rs, to the bit
+
+__device__ __forceinline__ uint64_t mix(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+}
+
+__device__ __forceinline__ uint64_t random_bits(uint64_t key, uint64_t index) {
+    return mix(key + (index + 1) * 0x9E3779B97F4A7C15ull);
+}
+
+// A dropout mask; keep_below of 65536 keeps everything.
+struct Mask {
+    uint64_t key;
+    unsigned keep_below;
+    float scale;
+
+    __device__ bool drops() const { return keep_below < 65536; }
+
+    __device__ float factor(uint64_t row, int width, int feature) const {
+        uint64_t n_hashes = (width + 3) / 4;
+        uint64_t bits = random_bits(key, row * n_hashes + feature / 4);
+        unsigned own = (unsigned)(bits >> (16 * (feature % 4))) & 0xFFFF;
+        return own < keep_below ? scale : 0.0f;
+    }
+};
+
+// Multiplies a tile of `width` features by the mask's factors; its first row is `first_row` of all.
+__device__ inline void drop(const Mask& mask, uint64_t first_row, int width, float* tile) {
+    if (mask.drops()) {
+        int n_groups = (width + 3) / 4;
+        for (int group = warp(); group < n_groups; group += WARPS) {
+            uint64_t bits = random_bits(mask.key, (first_row + lane()) * n_groups + group);
+            for (int i = 4 * group; i < min(width, 4 * group + 4); i++) {
+                unsigned own = (unsigned)(bits >> (16 * (i % 4))) & 0xFFFF;
+                tile[i * STRIDE + lane()] *= own < mask.keep_below ? mask.scale : 0.0f;
+            }
+        }
+    }
+    __syncthreads();
+}
+
+// ---- rows and tiles
+
+// `n` rows, `stride` numbers apart, into a tile; the rows that are missing are zero.
+__device__ inline void load_rows(const float* rows, size_t stride, int n, int width, float* tile) {
+    for (int at = threadIdx.x; at < ROWS * width; at += THREADS) {
+        int row = at / width, i = at % width;
+        tile[i * STRIDE + row] = row < n ? rows[row * stride + i] : 0.0f;
+    }
+    __syncthreads();
+}
+
+__device__ inline void store_rows(const float* tile, int n, int width, float* rows, size_t stride) {
+    for (int at = threadIdx.x; at < n * width; at += THREADS) {
+        int row = at / width, i = at % width;
+        rows[row * stride + i] = tile[i * STRIDE + row];
+    }
+    __syncthreads();
+}
+
+__device__ inline void copy_tile(const float* from, int n, float* to) {
+    for (int i = warp(); i < n; i += WARPS) to[i * STRIDE + lane()] = from[i * STRIDE + lane()];
+    __syncthreads();
+}
+
+__device__ inline void clear(float* values, int n) {
+    for (int at = threadIdx.x; at < n; at += THREADS) values[at] = 0.0f;
+    __syncthreads();
+}
+
+// ---- matrix products
+
+// What a product is added to: a bias per feature, what is there, or (neither) zero.
+struct Init {
+    const float* bias;
+    bool is_output;
+};
+__device__ __forceinline__ Init from_bias(const float* bias) { return {bias, false}; }
+__device__ __forceinline__ Init from_zero() { return {nullptr, false}; }
+__device__ __forceinline__ Init from_output() { return {nullptr, true}; }
+
+__device__ __forceinline__ bool is_aligned(const float* weights, int stride) {
+    return (uintptr_t)weights % 16 == 0 && stride % 4 == 0;
+}
+
+__device__ __forceinline__ float start_of(const Init& init, int j, const float* y) {
+    if (init.is_output) return y[j * STRIDE + lane()];
+    return init.bias ? init.bias[j] : 0.0f;
+}
+
+// y[j] = init + sum over k of weights[j * stride + k] * x[k]: rows of weights are features of the output.
+__device__ inline void product(
+    const float* weights, int stride, int n_out, int n_in, const float* x, Init init, float* y) {
+    bool aligned = is_aligned(weights, stride);
+    for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
+        const float* rows[GROUP];
+        float sums[GROUP];
+#pragma unroll
+        for (int i = 0; i < GROUP; i++) {
+            int j = min(first + i, n_out - 1);
+            rows[i] = weights + (size_t)j * stride;
+            sums[i] = start_of(init, j, y);
+        }
+        int k = 0;
+        for (; aligned && k + 4 <= n_in; k += 4) {
+            const float* at = x + k * STRIDE + lane();
+            float x0 = at[0], x1 = at[STRIDE], x2 = at[2 * STRIDE], x3 = at[3 * STRIDE];
+#pragma unroll
+            for (int i = 0; i < GROUP; i++) {
+                float4 w = *(const float4*)(rows[i] + k);
+                sums[i] = fmaf(w.w, x3, fmaf(w.z, x2, fmaf(w.y, x1, fmaf(w.x, x0, sums[i]))));
+            }
+        }
+        for (; k < n_in; k++) {
+            float value = x[k * STRIDE + lane()];
+#pragma unroll
+            for (int i = 0; i < GROUP; i++) sums[i] = fmaf(rows[i][k], value, sums[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < GROUP; i++)
+            if (first + i < n_out) y[(first + i) * STRIDE + lane()] = sums[i];
+    }
+    __syncthreads();
+}
+
+// y[k] = init + sum over j of weights[j * stride + k] * x[j]: the way back through the same weights.
+__device__ inline void product_back(
+    const float* weights, int stride, int n_out, int n_in, const float* x, Init init, float* y) {
+    bool aligned = is_aligned(weights, stride);
+    for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
+        float sums[GROUP];
+#pragma unroll
+        for (int i = 0; i < GROUP; i++) sums[i] = start_of(init, min(first + i, n_out - 1), y);
+        if (aligned && first + GROUP <= n_out) {
+            for (int j = 0; j < n_in; j++) {
+                float value = x[j * STRIDE + lane()];
+                float4 w = *(const float4*)(weights + (size_t)j * stride + first);
+                sums[0] = fmaf(w.x, value, sums[0]);
+                sums[1] = fmaf(w.y, value, sums[1]);
+                sums[2] = fmaf(w.z, value, sums[2]);
+                sums[3] = fmaf(w.w, value, sums[3]);
+            }
+        } else {
+            for (int j = 0; j < n_in; j++) {
+                float value = x[j * STRIDE + lane()];
+#pragma unroll
+                for (int i = 0; i < GROUP; i++)
+                    sums[i] = fmaf(weights[(size_t)j * stride + min(first + i, n_out - 1)], value, sums[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < GROUP; i++)
+            if (first + i < n_out) y[(first + i) * STRIDE + lane()] = sums[i];
+    }
+    __syncthreads();
+}
+
+// ---- sums over the rows of a tile, for gradients of weights; each number belongs to one thread, whatever the tile
+
+// grads[j * stride + k] += sum over the rows of d[j] * x[k].
+__device__ inline void outer(const float* d, int n_out, const float* x, int n_in, float* grads, int stride) {
+    for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
+        const float* own[GROUP];
+#pragma unroll
+        for (int i = 0; i < GROUP; i++) own[i] = d + min(first + i, n_out - 1) * STRIDE;
+        for (int k = lane(); k < n_in; k += 32) {
+            float sums[GROUP] = {0.0f, 0.0f, 0.0f, 0.0f};
+            for (int row = 0; row < ROWS; row++) {
+                float value = x[k * STRIDE + row];
+#pragma unroll
+                for (int i = 0; i < GROUP; i++) sums[i] = fmaf(own[i][row], value, sums[i]);
+            }
+#pragma unroll
+            for (int i = 0; i < GROUP; i++)
+                if (first + i < n_out) grads[(size_t)(first + i) * stride + k] += sums[i];
+        }
+    }
+    __syncthreads();
+}
+
+// sums[i] += sum over the rows of a[i] * b[i * b_stride]; a null `b` counts as ones. With a `b_stride` of 0 all features
+// are multiplied by the same one.
+__device__ inline void add_row_dots(const float* a, const float* b, int b_stride, int n, float* sums) {
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        float sum = 0.0f;
+        for (int row = 0; row < ROWS; row++)
+            sum = fmaf(a[i * STRIDE + row], b ? b[i * b_stride + row] : 1.0f, sum);
+        sums[i] += sum;
+    }
+    __syncthreads();
+}
+
+__device__ __forceinline__ void add_row_sums(const float* a, int n, float* sums) {
+    add_row_dots(a, nullptr, 0, n, sums);
+}
+
+// ---- what is done to each number
+
+__device__ inline void add_tile(const float* x, int n, float* y) {
+    for (int i = warp(); i < n; i += WARPS) y[i * STRIDE + lane()] += x[i * STRIDE + lane()];
+    __syncthreads();
+}
+
+__device__ inline void elu(float* x, int n) {
+    for (int i = warp(); i < n; i += WARPS) {
+        float value = x[i * STRIDE + lane()];
+        x[i * STRIDE + lane()] = value > 0.0f ? value : expm1f(value);
+    }
+    __syncthreads();
+}
+
+// Below zero the slope is e^x, that is y + 1.
+__device__ inline void elu_backward(const float* y, float* dy, int n) {
+    for (int i = warp(); i < n; i += WARPS) {
+        float value = y[i * STRIDE + lane()];
+        dy[i * STRIDE + lane()] *= value > 0.0f ? 1.0f : value + 1.0f;
+    }
+    __syncthreads();
+}
+
+// y = value * sigmoid(gate); the gates are replaced by their sigmoids.
+__device__ inline void glu(float* linear, int n, float* y) {
+    for (int i = warp(); i < n; i += WARPS) {
+        int at = i * STRIDE + lane();
+        float opened = sigmoid(linear[n * STRIDE + at]);
+        linear[n * STRIDE + at] = opened;
+        y[at] = linear[at] * opened;
+    }
+    __syncthreads();
+}
+
+// The gradients of values and gates in their place.
+__device__ inline void glu_backward(const float* dy, float* linear, int n) {
+    for (int i = warp(); i < n; i += WARPS) {
+        int at = i * STRIDE + lane();
+        float value = linear[at], opened = linear[n * STRIDE + at];
+        float through = dy[at] * opened;
+        linear[at] = through;
+        linear[n * STRIDE + at] = through * value * (1.0f - opened);
+    }
+    __syncthreads();
+}
+
+// ---- what runs over the features of each row
+
+// Leaves the normalised values in x and one over the deviation in `inverse`; y (null if nobody wants it) gets, or with
+// `is_sum` is added, the weighted result.
+__device__ inline void layer_norm(
+    float* x, int n, const float* weight, const float* bias, float* inverse, float* y, bool is_sum) {
+    float sum = 0.0f, squares = 0.0f;
+    for (int i = 0; i < n; i++) sum += x[i * STRIDE + lane()];
+    float mean = sum / n;
+    for (int i = 0; i < n; i++) {
+        float centred = x[i * STRIDE + lane()] - mean;
+        squares = fmaf(centred, centred, squares);
+    }
+    float inverted = 1.0f / sqrtf(squares / n + EPSILON);
+    __syncthreads();
+    for (int i = warp(); i < n; i += WARPS) {
+        int at = i * STRIDE + lane();
+        float normal = (x[at] - mean) * inverted;
+        x[at] = normal;
+        if (y) y[at] = fmaf(normal, weight[i], bias[i]) + (is_sum ? y[at] : 0.0f);
+    }
+    if (warp() == 0) inverse[lane()] = inverted;
+    __syncthreads();
+}
+
+// From dy to dx, which may be the same, and the gradients of weight and bias.
+__device__ inline void layer_norm_backward(
+    const float* dy, const float* normal, int n, const float* weight, const float* inverse, float* d_weight,
+    float* d_bias, float* dx) {
+    add_row_dots(dy, normal, STRIDE, n, d_weight);
+    add_row_sums(dy, n, d_bias);
+    float sum = 0.0f, dot = 0.0f;
+    for (int i = 0; i < n; i++) {
+        float slope = dy[i * STRIDE + lane()] * weight[i];
+        sum += slope;
+        dot = fmaf(slope, normal[i * STRIDE + lane()], dot);
+    }
+    float mean = sum / n, moment = dot / n;
+    __syncthreads();
+    for (int i = warp(); i < n; i += WARPS) {
+        int at = i * STRIDE + lane();
+        dx[at] = (dy[at] * weight[i] - mean - normal[at] * moment) * inverse[lane()];
+    }
+    __syncthreads();
+}
+
+// ---- where a block keeps things
+
+// A block's working memory: shared if the launch gave any, else its part of `spill`.
+__device__ __forceinline__ float* workspace(float* shared, float* spill, int length) {
+    return spill ? spill + (size_t)blockIdx.y * gridDim.x * length + (size_t)blockIdx.x * length : shared;
+}
+
+// Where a block adds up its gradients: in shared memory if the launch made room there (`at` is not negative), else in
+// its part of `parts`, [blocks, length]. `finish` leaves them in the parts either way.
+struct Gradients {
+    float* own;
+    float* part;
+    int length;
+
+    __device__ Gradients(float* shared, int at, float* parts, int length)
+        : part(parts + ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * length), length(length) {
+        own = at < 0 ? part : shared + at;
+        clear(own, length);
+    }
+
+    __device__ void finish() {
+        if (own != part)
+            for (int i = threadIdx.x; i < length; i += THREADS) part[i] = own[i];
+    }
+};

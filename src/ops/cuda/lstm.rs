@@ -1,0 +1,160 @@
+//! Launches of an LSTM layer; [`crate::ops::lstm_fused`] is the operation.
+//!
+//! The inputs' share of all gates is one product over all steps, the recurrence one launch; on the way back the
+//! recurrence comes first, and the gradients of inputs and weights are products over all steps again.
+
+use candle_core::{Result, bail};
+
+use super::linear::{Lengths, Linear, Rows};
+use super::machine::{Grid, Machine, Memory};
+
+/// Numbers in the record of a step, in units of the state's width.
+pub const RECORD: usize = 6;
+
+/// The widest state that a block can carry.
+pub const WIDEST: usize = 256;
+
+#[derive(Clone, Copy)]
+pub struct Lstm {
+    pub batch: usize,
+    pub n_steps: usize,
+    /// Features of the input.
+    pub width: usize,
+    /// Features of the state.
+    pub hidden: usize,
+}
+
+/// What a forward leaves.
+pub struct Forward {
+    /// `[2, B, D]`
+    pub ends: Memory,
+    /// `[B, T, D]`
+    pub sequence: Memory,
+    /// `[B, T, 6 D]`, for the backward.
+    pub record: Memory,
+}
+
+/// The gradients of a layer.
+pub struct Gradients {
+    pub d_x: Memory,
+    /// In the order of the layer's parameters.
+    pub d_layer: Memory,
+    pub d_start: Memory,
+}
+
+impl Lstm {
+    /// `x [B, T, D_in]`; `layer`: weights `[4D, D_in + D]`, then biases; `start [2, B, D]`; `lengths`: u32, one per sample.
+    pub fn forward(
+        self,
+        machine: &mut dyn Machine,
+        [x, layer, start]: [Memory; 3],
+        lengths: Option<Memory>,
+    ) -> Result<Forward> {
+        let Lstm { batch, n_steps, width, hidden } = self;
+        let n_rows = batch * n_steps;
+        let record = machine.alloc(n_rows * RECORD * hidden)?;
+        let bias = layer.from(4 * hidden * (width + hidden));
+        let gates = Rows { at: record, stride: RECORD * hidden };
+        let inputs = Linear { n_rows, n_in: width, n_out: 4 * hidden };
+        inputs.forward(machine, x, self.weights(layer), Some(bias), gates)?;
+        let (sequence, ends) = (machine.alloc(n_rows * hidden)?, machine.alloc(2 * batch * hidden)?);
+        let steps = self.steps(machine, layer, true)?;
+        let args = [
+            steps.weights.into(),
+            steps.is_shared.into(),
+            start.into(),
+            lengths.into(),
+            batch.into(),
+            n_steps.into(),
+            hidden.into(),
+            record.into(),
+            sequence.into(),
+            ends.into(),
+        ];
+        machine.launch(&format!("lstm_forward_{}", self.per_block()), steps.grid, &args)?;
+        Ok(Forward { ends, sequence, record })
+    }
+
+    /// From the gradients of the sequence (`None`: nothing depends on it) and of the ends.
+    pub fn backward(
+        self,
+        machine: &mut dyn Machine,
+        [x, layer, record]: [Memory; 3],
+        lengths: Option<Memory>,
+        d_sequence: Option<Memory>,
+        d_ends: Memory,
+    ) -> Result<Gradients> {
+        let Lstm { batch, n_steps, width, hidden } = self;
+        let (n_rows, n_gates, n_inputs) = (batch * n_steps, 4 * hidden, width + hidden);
+        let (slopes, d_start) = (machine.alloc(n_rows * n_gates)?, machine.alloc(2 * batch * hidden)?);
+        let steps = self.steps(machine, layer, false)?;
+        let args = [
+            steps.weights.into(),
+            steps.is_shared.into(),
+            lengths.into(),
+            batch.into(),
+            n_steps.into(),
+            hidden.into(),
+            record.into(),
+            d_sequence.into(),
+            d_ends.into(),
+            slopes.into(),
+            d_start.into(),
+        ];
+        machine.launch(&format!("lstm_backward_{}", self.per_block()), steps.grid, &args)?;
+
+        let lengths = lengths.map(|of_samples| Lengths { of_samples, n_steps });
+        let d_gates = Rows { at: slopes, stride: n_gates };
+        let before = Rows { at: record.from(5 * hidden), stride: RECORD * hidden };
+        let (weights, inputs) = (self.weights(layer), Rows { at: x, stride: width });
+        let of_inputs = Linear { n_rows, n_in: width, n_out: n_gates };
+        let of_inputs = of_inputs.backward(machine, inputs, weights, d_gates, lengths, true)?;
+        let of_states = Linear { n_rows, n_in: hidden, n_out: n_gates };
+        let of_states = of_states.backward(machine, before, weights, d_gates, lengths, false)?;
+
+        let d_layer = machine.alloc(n_gates * n_inputs + n_gates)?;
+        let (n_weights, n_recurrent) = (n_gates * width, n_gates * hidden);
+        of_inputs.parts.sum_into(machine, 0, 0..n_weights, (width, n_inputs), d_layer)?;
+        of_states.parts.sum_into(machine, 0, 0..n_recurrent, (hidden, n_inputs), d_layer.from(width))?;
+        let biases = n_weights..n_weights + n_gates;
+        of_inputs.parts.sum_into(machine, 0, biases, (n_gates, 0), d_layer.from(n_gates * n_inputs))?;
+        let Some(d_x) = of_inputs.d_x else { bail!("lstm: no gradient of the input") };
+        Ok(Gradients { d_x, d_layer, d_start })
+    }
+
+    /// The weights of the inputs.
+    fn weights(self, layer: Memory) -> Rows {
+        Rows { at: layer, stride: self.width + self.hidden }
+    }
+
+    /// Sequences of a block: few while that keeps more of the device busy.
+    fn per_block(self) -> usize {
+        match self.batch {
+            0..=128 => 1,
+            129..=256 => 2,
+            _ => 4,
+        }
+    }
+
+    /// The recurrent weights by themselves, and the blocks that go through the steps.
+    fn steps(self, machine: &mut dyn Machine, layer: Memory, is_forward: bool) -> Result<Steps> {
+        let (n_weights, per_block) = (4 * self.hidden * self.hidden, self.per_block());
+        let weights = machine.alloc(n_weights)?;
+        let args = [layer.into(), self.width.into(), self.hidden.into(), is_forward.into(), weights.into()];
+        machine.launch("lstm_weights", Grid::items(n_weights), &args)?;
+        let states = if is_forward { 5 * self.hidden * per_block } else { 8 * self.hidden * per_block };
+        let is_shared = 4 * (states + n_weights) <= machine.shared_bytes();
+        let grid = Grid {
+            blocks: (self.batch.div_ceil(per_block).max(1), 1),
+            threads: (4 * self.hidden).next_multiple_of(32),
+            shared: if is_shared { states + n_weights } else { states },
+        };
+        Ok(Steps { weights, is_shared, grid })
+    }
+}
+
+struct Steps {
+    weights: Memory,
+    is_shared: bool,
+    grid: Grid,
+}
