@@ -7,6 +7,7 @@
 //! Randomness is a function, not a state: [`random`] turns (seed, step, site, index) into a number, so results
 //! depend neither on the thread count nor on what was drawn before.
 
+pub mod adamw;
 pub mod attention;
 pub mod attention_fused;
 pub mod attention_mask;
@@ -26,6 +27,7 @@ pub mod lstm_fused;
 pub mod lstm_plain;
 mod lstm_tile;
 pub mod quantile_loss;
+pub mod quantile_loss_fused;
 pub mod random;
 pub mod resample;
 pub mod rows;
@@ -43,8 +45,8 @@ mod pack;
 #[cfg(test)]
 pub(crate) mod check;
 
+pub use adamw::AdamWStep;
 pub use attention::{AttentionMask, Decoder, attention, attention_weights};
-pub(crate) use cuda::adamw::AdamWStep;
 pub use dropout::Dropout;
 pub use gate::{GateWeights, gate_add_norm};
 pub use grn::{GrnWeights, grn};

@@ -1,9 +1,12 @@
 //! The quantile (pinball) loss, plain and doubled.
+//!
+//! [`super::quantile_loss_fused`] is one operation for f32; [`quantile_loss_plain`] serves elsewhere and is its oracle.
 
 use anyhow::{Result, ensure};
 use candle_core::{D, Tensor};
 
-use super::{cuda, has_fused_form};
+use super::has_fused_form;
+use super::quantile_loss_fused::QuantileLoss;
 
 /// What the summed costs are divided by, besides the number of quantiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,9 +57,18 @@ pub fn quantile_loss(
         target.dims(),
         forecast.dims()
     );
-    if forecast.device().is_cuda() && has_fused_form(forecast) {
-        return loss_on_gpu(forecast, target, quantiles, options);
-    }
+    let form = if has_fused_form(forecast) { quantile_loss_fused } else { quantile_loss_plain };
+    form(forecast, target, quantiles, options)
+}
+
+/// [`quantile_loss`] in tensor operations, on any device and in any precision.
+pub fn quantile_loss_plain(
+    forecast: &Tensor,
+    target: &Tensor,
+    quantiles: &[f64],
+    options: &QuantileLossOptions,
+) -> Result<Tensor> {
+    let (batch, horizon, n_quantiles) = forecast.dims3()?;
     let costs = pinball(forecast, target, quantiles)?;
     let costs = match options.sample_weights {
         Some(weights) => costs.broadcast_mul(&weights.unsqueeze(D::Minus1)?)?,
@@ -80,8 +92,8 @@ pub fn quantile_loss(
     }
 }
 
-/// The same in kernels of its own.
-fn loss_on_gpu(
+/// [`quantile_loss`] in one pass.
+fn quantile_loss_fused(
     forecast: &Tensor,
     target: &Tensor,
     quantiles: &[f64],
@@ -94,7 +106,7 @@ fn loss_on_gpu(
     ensure!(weights_fit, "weights that are not one per step of {batch} samples and {horizon} steps");
     let by_weights = options.divide_by == DivideBy::Weights && options.sample_weights.is_some();
     let some_valid = options.lengths.filter(|_| n_steps < batch * horizon);
-    let loss = cuda::quantile_loss::QuantileLoss {
+    let loss = QuantileLoss {
         batch,
         horizon,
         quantiles: quantiles.iter().map(|&quantile| quantile as f32).collect(),
@@ -159,7 +171,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::ops::check::{assert_close, assert_gradients, noise};
+    use crate::ops::check::{assert_close, assert_forms_agree, assert_gradients, noise};
 
     fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
         Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap()
@@ -228,6 +240,25 @@ mod tests {
             assert_gradients(&vars, 2e-3, || {
                 quantile_loss(&vars[0], &target, &[0.1, 0.5, 0.9], &options).map_err(candle_core::Error::msg)
             });
+        }
+    }
+
+    #[test]
+    fn the_forms_agree_in_value_and_gradient() {
+        let vars = [Var::from_tensor(&noise("forecast", &[5, 7, 3])).unwrap()];
+        let (target, weights) = (&noise("target", &[5, 7]), noise("weights", &[5, 7]).abs().unwrap());
+        let lengths = [7, 0, 3, 1, 7];
+        for divide_by in [DivideBy::ValidSteps, DivideBy::Weights] {
+            for sample_weights in [None, Some(&weights)] {
+                for lengths in [None, Some(&lengths[..])] {
+                    let options = QuantileLossOptions { doubled: false, divide_by, sample_weights, lengths };
+                    let [fused, plain] = [quantile_loss, quantile_loss_plain].map(|form| {
+                        let quantiles = [0.1, 0.5, 0.9];
+                        move |vars: &[Var]| form(&vars[0], target, &quantiles, &options).unwrap()
+                    });
+                    assert_forms_agree(&vars, &fused, &plain, 1e-6);
+                }
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::flat::Flat;
-use crate::ops::{AdamWStep, has_fused_form};
+use crate::ops::AdamWStep;
 
 /// The constants of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,22 +110,13 @@ impl AdamW {
         self.n_steps += 1;
         let exponent = self.n_steps.min(i32::MAX as u64) as i32;
         let (correction1, correction2) = (1.0 - beta1.powi(exponent), 1.0 - beta2.powi(exponent));
-        if gradient.device().is_cuda() && has_fused_form(gradient) {
-            let rate = learning_rate / correction1;
-            let decay = learning_rate * weight_decay;
-            let step = AdamWStep { clip: shortened, beta1, beta2, rate, correction2, epsilon, decay };
-            let inputs = [&self.params.values()?, &self.first, &self.second, gradient, &self.decays];
-            let [weights, first, second] = step.apply(inputs)?;
-            (self.first, self.second) = (first, second);
-            return self.params.set(&weights);
-        }
-        let gradient = (gradient * shortened)?;
-        self.first = ((&self.first * beta1)? + (&gradient * (1.0 - beta1))?)?;
-        self.second = ((&self.second * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-        let denominator = ((&self.second / correction2)?.sqrt()? + epsilon)?;
-        let update = ((&self.first * (learning_rate / correction1))? / denominator)?;
-        let kept = (1.0 - (&self.decays * (learning_rate * weight_decay))?)?;
-        self.params.set(&((self.params.values()? * kept)? - update)?)
+        let rate = learning_rate / correction1;
+        let decay = learning_rate * weight_decay;
+        let step = AdamWStep { clip: shortened, beta1, beta2, rate, correction2, epsilon, decay };
+        let inputs = [&self.params.values()?, &self.first, &self.second, gradient, &self.decays];
+        let [weights, first, second] = step.apply(inputs)?;
+        (self.first, self.second) = (first, second);
+        self.params.set(&weights)
     }
 
     /// The 2-norm of all weights. Not finite where a weight is not, or is so large that it is past saving.

@@ -1,27 +1,12 @@
-//! A step of AdamW over flat vectors as one launch.
+//! A step of AdamW as one launch.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
 use super::machine::{Arg, Grid, Machine, Memory, ensure_countable};
-
-/// The numbers of one step.
-#[derive(Clone, Copy)]
-pub struct AdamWStep {
-    /// What the gradient is multiplied by.
-    pub clip: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    /// The learning rate over the first moment's correction.
-    pub rate: f64,
-    /// The second moment's correction.
-    pub correction2: f64,
-    pub epsilon: f64,
-    /// Learning rate times weight decay.
-    pub decay: f64,
-}
+use crate::ops::adamw::AdamWStep;
 
 impl AdamWStep {
-    /// New weights, first and second moments of `[weights, first, second, gradient, decays]`, `[P]` each.
+    /// [`AdamWStep::apply`] on a GPU.
     pub fn launch(self, machine: &mut dyn Machine, inputs: [Memory; 5]) -> Result<[Memory; 3]> {
         let n = inputs[0].len;
         ensure_countable(n)?;
@@ -35,12 +20,5 @@ impl AdamWStep {
         args.extend(outputs.map(Arg::from));
         machine.launch("adamw", Grid::items(n), &args)?;
         Ok(outputs)
-    }
-
-    /// [`launch`](Self::launch) over tensors of a GPU.
-    pub fn apply(self, inputs: [&Tensor; 5]) -> Result<[Tensor; 3]> {
-        let n = inputs[0].elem_count();
-        let outputs = super::over(inputs, |machine, inputs| self.launch(machine, inputs))?;
-        Ok(outputs.map(|storage| super::tensor(storage, n)))
     }
 }

@@ -3,10 +3,11 @@
 use candle_core::Var;
 
 use super::*;
+use crate::ops::adamw::AdamWStep;
 use crate::ops::check::noise;
-use crate::ops::cuda::adamw::AdamWStep;
-use crate::ops::cuda::quantile_loss::{Inputs, QuantileLoss};
+use crate::ops::cuda::quantile_loss::Inputs;
 use crate::ops::quantile_loss::{DivideBy, QuantileLossOptions, quantile_loss};
+use crate::ops::quantile_loss_fused::QuantileLoss;
 
 #[track_caller]
 fn loss_case(
@@ -36,9 +37,9 @@ fn loss_case(
         let (forecast, target) = (bench.put(&forecast), bench.put(&target));
         let weights = weights.map(|weights| bench.put(weights));
         let inputs = Inputs { forecast, target, weights };
-        let [loss, scale] = on_gpu.forward(&mut bench.machine, inputs)?;
+        let [loss, scale] = on_gpu.gpu_forward(&mut bench.machine, inputs)?;
         let d_loss = bench.machine.write_reals(&[3.0]);
-        let d_forecast = on_gpu.backward(&mut bench.machine, inputs, scale, d_loss)?;
+        let d_forecast = on_gpu.gpu_backward(&mut bench.machine, inputs, scale, d_loss)?;
         Ok(vec![bench.get(loss), bench.get(d_forecast)])
     });
 }
