@@ -10,7 +10,7 @@
 pub mod attention;
 pub mod attention_fused;
 pub mod attention_mask;
-mod cuda;
+pub mod cuda;
 pub mod dropout;
 pub mod gate;
 pub mod gate_fused;
