@@ -11,7 +11,7 @@ pub mod adamw;
 pub mod attention;
 pub mod attention_fused;
 pub mod attention_mask;
-mod cuda;
+pub mod cuda;
 pub mod dropout;
 pub mod gate;
 pub mod gate_fused;
