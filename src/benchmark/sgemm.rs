@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::model::work::Product;
 
-/// Rows multiplied at once: as many as a long batch has, few enough to measure quickly.
-const MAX_ROWS: usize = 8_192;
+/// Rows multiplied at once: enough for the library to get going, few enough to be done between two interruptions.
+const MAX_ROWS: usize = 4_096;
 /// Time spent on one size.
-const TIME_PER_SIZE: Duration = Duration::from_millis(12);
+const TIME_PER_SIZE: Duration = Duration::from_millis(20);
 
 /// What the products of a batch take.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -53,7 +53,7 @@ pub fn floor(products: &[Product], batch: usize, with_backward: bool) -> Floor {
     floor
 }
 
-/// Seconds of one product `[m, k] x [k, n]` on each thread at the same time, the slowest thread's best.
+/// Seconds of one product `[m, k] x [k, n]` on each thread at the same time, the mean of the threads' best.
 fn secs_of((m, k, n): (usize, usize, usize)) -> f64 {
     let of_threads = rayon::broadcast(|_| {
         let (left, right, mut product) = (vec![0.5f32; m * k], vec![0.25f32; k * n], vec![0f32; m * n]);
@@ -66,7 +66,7 @@ fn secs_of((m, k, n): (usize, usize, usize)) -> f64 {
         }
         best
     });
-    of_threads.into_iter().fold(0.0, f64::max)
+    of_threads.iter().sum::<f64>() / of_threads.len() as f64
 }
 
 /// `product [m, n] = left [m, k] x right [n, k]^T`, all row by row, on the calling thread.
