@@ -52,7 +52,8 @@ struct GrnTile {
     }
 
     // From `first` (u) and `skip` to y, which may be null where only the way back is wanted.
-    __device__ void forward(const Tail& at, const float* values, const Mask& mask, uint64_t first_row, float* y) {
+    __device__ __noinline__ void forward(
+        const Tail& at, const float* values, const Mask& mask, uint64_t first_row, float* y) {
         int hidden = at.hidden, out = at.out;
         elu(first, hidden);
         product(values + at.second, hidden, hidden, hidden, first, from_bias(values + at.second_bias()), second);
@@ -68,7 +69,7 @@ struct GrnTile {
     }
 
     // From `d_y` to `d_first` and `d_skip`, after a forward of the same tile that kept `linear`.
-    __device__ void backward(
+    __device__ __noinline__ void backward(
         const Tail& at, const float* values, const Mask& mask, uint64_t first_row, float* grads) {
         int hidden = at.hidden, out = at.out;
         layer_norm_backward(

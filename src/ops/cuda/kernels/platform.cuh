@@ -12,3 +12,7 @@ extern __shared__ __align__(16) float shared_memory[];
 #else
 #include "../emulation/emulation.h"
 #endif
+
+// What all threads of a block call together: a call, because the driver compiles the PTX when a program first uses it, and
+// with every call written out that takes twice as long.
+#define COLLECTIVE static __device__ __noinline__

@@ -22,7 +22,7 @@ struct Stretch {
 __device__ __forceinline__ float gate_of(float mask) { return 2.0f * sigmoid(mask); }
 
 // y[i] = gate(mask[i]) * (x interpolated at i).
-__device__ inline void stretch_rows(const Stretch& stretch, const float* mask, const float* x, float* y) {
+COLLECTIVE void stretch_rows(const Stretch& stretch, const float* mask, const float* x, float* y) {
     for (int i = warp(); i < stretch.to; i += WARPS) {
         float share;
         int at = stretch.below(i, &share);
@@ -34,7 +34,7 @@ __device__ inline void stretch_rows(const Stretch& stretch, const float* mask, c
 }
 
 // From the gradient behind to that of x, added to dx, and of the mask.
-__device__ inline void stretch_backward(
+COLLECTIVE void stretch_backward(
     const Stretch& stretch, const float* mask, const float* x, const float* dy, float* dx, float* d_mask) {
     // Each input looks for the outputs that lie within one of it; a margin on either side for rounding.
     float ratio = stretch.ratio();

@@ -52,7 +52,7 @@ struct Mask {
 };
 
 // Multiplies a tile of `width` features by the mask's factors; its first row is `first_row` of all.
-__device__ inline void drop(const Mask& mask, uint64_t first_row, int width, float* tile) {
+COLLECTIVE void drop(const Mask& mask, uint64_t first_row, int width, float* tile) {
     if (mask.drops()) {
         int n_groups = (width + 3) / 4;
         for (int group = warp(); group < n_groups; group += WARPS) {
@@ -69,7 +69,7 @@ __device__ inline void drop(const Mask& mask, uint64_t first_row, int width, flo
 // ---- rows and tiles
 
 // `n` rows, `stride` numbers apart, into a tile; the rows that are missing are zero.
-__device__ inline void load_rows(const float* rows, size_t stride, int n, int width, float* tile) {
+COLLECTIVE void load_rows(const float* rows, size_t stride, int n, int width, float* tile) {
     for (int at = threadIdx.x; at < ROWS * width; at += THREADS) {
         int row = at / width, i = at % width;
         tile[i * STRIDE + row] = row < n ? rows[row * stride + i] : 0.0f;
@@ -77,7 +77,7 @@ __device__ inline void load_rows(const float* rows, size_t stride, int n, int wi
     __syncthreads();
 }
 
-__device__ inline void store_rows(const float* tile, int n, int width, float* rows, size_t stride) {
+COLLECTIVE void store_rows(const float* tile, int n, int width, float* rows, size_t stride) {
     for (int at = threadIdx.x; at < n * width; at += THREADS) {
         int row = at / width, i = at % width;
         rows[row * stride + i] = tile[i * STRIDE + row];
@@ -85,12 +85,12 @@ __device__ inline void store_rows(const float* tile, int n, int width, float* ro
     __syncthreads();
 }
 
-__device__ inline void copy_tile(const float* from, int n, float* to) {
+COLLECTIVE void copy_tile(const float* from, int n, float* to) {
     for (int i = warp(); i < n; i += WARPS) to[i * STRIDE + lane()] = from[i * STRIDE + lane()];
     __syncthreads();
 }
 
-__device__ inline void clear(float* values, int n) {
+COLLECTIVE void clear(float* values, int n) {
     for (int at = threadIdx.x; at < n; at += THREADS) values[at] = 0.0f;
     __syncthreads();
 }
@@ -116,7 +116,7 @@ __device__ __forceinline__ float start_of(const Init& init, int j, const float* 
 }
 
 // y[j] = init + sum over k of weights[j * stride + k] * x[k]: rows of weights are features of the output.
-__device__ inline void product(
+COLLECTIVE void product(
     const float* weights, int stride, int n_out, int n_in, const float* x, Init init, float* y) {
     bool aligned = is_aligned(weights, stride);
     for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
@@ -151,7 +151,7 @@ __device__ inline void product(
 }
 
 // y[k] = init + sum over j of weights[j * stride + k] * x[j]: the way back through the same weights.
-__device__ inline void product_back(
+COLLECTIVE void product_back(
     const float* weights, int stride, int n_out, int n_in, const float* x, Init init, float* y) {
     bool aligned = is_aligned(weights, stride);
     for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
@@ -185,7 +185,7 @@ __device__ inline void product_back(
 // ---- sums over the rows of a tile, for gradients of weights; each number belongs to one thread, whatever the tile
 
 // grads[j * stride + k] += sum over the rows of d[j] * x[k].
-__device__ inline void outer(const float* d, int n_out, const float* x, int n_in, float* grads, int stride) {
+COLLECTIVE void outer(const float* d, int n_out, const float* x, int n_in, float* grads, int stride) {
     for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
         const float* own[GROUP];
 #pragma unroll
@@ -207,7 +207,7 @@ __device__ inline void outer(const float* d, int n_out, const float* x, int n_in
 
 // sums[i] += sum over the rows of a[i] * b[i * b_stride]; a null `b` counts as ones. With a `b_stride` of 0 all features
 // are multiplied by the same one.
-__device__ inline void add_row_dots(const float* a, const float* b, int b_stride, int n, float* sums) {
+COLLECTIVE void add_row_dots(const float* a, const float* b, int b_stride, int n, float* sums) {
     for (int i = threadIdx.x; i < n; i += THREADS) {
         float sum = 0.0f;
         for (int row = 0; row < ROWS; row++)
@@ -223,12 +223,12 @@ __device__ __forceinline__ void add_row_sums(const float* a, int n, float* sums)
 
 // ---- what is done to each number
 
-__device__ inline void add_tile(const float* x, int n, float* y) {
+COLLECTIVE void add_tile(const float* x, int n, float* y) {
     for (int i = warp(); i < n; i += WARPS) y[i * STRIDE + lane()] += x[i * STRIDE + lane()];
     __syncthreads();
 }
 
-__device__ inline void elu(float* x, int n) {
+COLLECTIVE void elu(float* x, int n) {
     for (int i = warp(); i < n; i += WARPS) {
         float value = x[i * STRIDE + lane()];
         x[i * STRIDE + lane()] = value > 0.0f ? value : expm1f(value);
@@ -237,7 +237,7 @@ __device__ inline void elu(float* x, int n) {
 }
 
 // Below zero the slope is e^x, that is y + 1.
-__device__ inline void elu_backward(const float* y, float* dy, int n) {
+COLLECTIVE void elu_backward(const float* y, float* dy, int n) {
     for (int i = warp(); i < n; i += WARPS) {
         float value = y[i * STRIDE + lane()];
         dy[i * STRIDE + lane()] *= value > 0.0f ? 1.0f : value + 1.0f;
@@ -246,7 +246,7 @@ __device__ inline void elu_backward(const float* y, float* dy, int n) {
 }
 
 // y = value * sigmoid(gate); the gates are replaced by their sigmoids.
-__device__ inline void glu(float* linear, int n, float* y) {
+COLLECTIVE void glu(float* linear, int n, float* y) {
     for (int i = warp(); i < n; i += WARPS) {
         int at = i * STRIDE + lane();
         float opened = sigmoid(linear[n * STRIDE + at]);
@@ -257,7 +257,7 @@ __device__ inline void glu(float* linear, int n, float* y) {
 }
 
 // The gradients of values and gates in their place.
-__device__ inline void glu_backward(const float* dy, float* linear, int n) {
+COLLECTIVE void glu_backward(const float* dy, float* linear, int n) {
     for (int i = warp(); i < n; i += WARPS) {
         int at = i * STRIDE + lane();
         float value = linear[at], opened = linear[n * STRIDE + at];
@@ -272,7 +272,7 @@ __device__ inline void glu_backward(const float* dy, float* linear, int n) {
 
 // Leaves the normalised values in x and one over the deviation in `inverse`; y (null if nobody wants it) gets, or with
 // `is_sum` is added, the weighted result.
-__device__ inline void layer_norm(
+COLLECTIVE void layer_norm(
     float* x, int n, const float* weight, const float* bias, float* inverse, float* y, bool is_sum) {
     float sum = 0.0f, squares = 0.0f;
     for (int i = 0; i < n; i++) sum += x[i * STRIDE + lane()];
@@ -294,7 +294,7 @@ __device__ inline void layer_norm(
 }
 
 // From dy to dx, which may be the same, and the gradients of weight and bias.
-__device__ inline void layer_norm_backward(
+COLLECTIVE void layer_norm_backward(
     const float* dy, const float* normal, int n, const float* weight, const float* inverse, float* d_weight,
     float* d_bias, float* dx) {
     add_row_dots(dy, normal, STRIDE, n, d_weight);

@@ -96,7 +96,7 @@ struct Vsn {
     }
 };
 
-__device__ inline void softmax(float* x, int n) {
+COLLECTIVE void softmax(float* x, int n) {
     float largest = x[lane()], sum = 0.0f;
     for (int i = 1; i < n; i++) largest = fmaxf(largest, x[i * STRIDE + lane()]);
     for (int i = 0; i < n; i++) sum += expf(x[i * STRIDE + lane()] - largest);
@@ -107,7 +107,7 @@ __device__ inline void softmax(float* x, int n) {
 }
 
 // From dy in place to the gradient in front of a softmax that put out y.
-__device__ inline void softmax_backward(const float* y, float* dy, int n) {
+COLLECTIVE void softmax_backward(const float* y, float* dy, int n) {
     float mean = 0.0f;
     for (int i = 0; i < n; i++) mean = fmaf(y[i * STRIDE + lane()], dy[i * STRIDE + lane()], mean);
     __syncthreads();
@@ -117,14 +117,14 @@ __device__ inline void softmax_backward(const float* y, float* dy, int n) {
 }
 
 // y += x * share, a share per row.
-__device__ inline void add_shared(const float* x, const float* share, int n, float* y) {
+COLLECTIVE void add_shared(const float* x, const float* share, int n, float* y) {
     for (int i = warp(); i < n; i += WARPS)
         y[i * STRIDE + lane()] = fmaf(x[i * STRIDE + lane()], share[lane()], y[i * STRIDE + lane()]);
     __syncthreads();
 }
 
 // Adds each row of a tile of `width` features to the row of its code in `rows`: a feature's sums are one thread's.
-__device__ inline void scatter(
+COLLECTIVE void scatter(
     const Vsn& vsn, const Categorical& variable, int first, int n, const float* tile, int width, float* rows) {
     for (int i = threadIdx.x; i < width; i += THREADS)
         for (int row = 0; row < n; row++)
