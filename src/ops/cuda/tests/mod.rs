@@ -2,6 +2,7 @@
 
 mod attention_tests;
 mod block_tests;
+mod device_tests;
 mod emulation;
 mod linear_tests;
 mod lstm_tests;
@@ -58,9 +59,15 @@ fn assert_twins_with(
             let same = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "result {i} depends on the order of threads ({shared_bytes} bytes shared)");
         }
-        for (found, expected) in up.iter().zip(expected) {
-            let largest = expected.iter().fold(1f32, |m, v| m.max(v.abs()));
-            assert_close(found, expected, tolerance * largest);
-        }
+        assert_all_close(&up, expected, tolerance);
+    }
+}
+
+/// Each result within `tolerance` of its largest value.
+#[track_caller]
+fn assert_all_close(found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f32) {
+    for (found, expected) in found.iter().zip(expected) {
+        let largest = expected.iter().fold(1f32, |m, v| m.max(v.abs()));
+        assert_close(found, expected, tolerance * largest);
     }
 }

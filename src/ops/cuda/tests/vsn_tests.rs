@@ -2,6 +2,7 @@ use std::cell::RefCell;
 
 use candle_core::{Device, Var};
 
+use super::device_tests::gpu;
 use super::*;
 use crate::ops::Dropout;
 use crate::ops::check::noise;
@@ -11,15 +12,21 @@ use crate::ops::vsn::tile::Sizes;
 use crate::ops::vsn::weights::{GrnWeights, ResampleWeights, VariableWeights, VsnWeights};
 use crate::ops::vsn::{VsnInput, masks, vsn_fused};
 
-/// Parameters of a selection, made as they are asked for.
-#[derive(Default)]
-struct Maker(RefCell<Vec<Var>>);
+/// Parameters of a selection, made on a device as they are asked for.
+struct Maker {
+    device: Device,
+    vars: RefCell<Vec<Var>>,
+}
 
 impl Maker {
+    fn on(device: Device) -> Self {
+        Maker { device, vars: RefCell::new(Vec::new()) }
+    }
+
     fn tensor(&self, shape: &[usize]) -> Tensor {
-        let mut vars = self.0.borrow_mut();
+        let mut vars = self.vars.borrow_mut();
         let values = (noise(&format!("p{}", vars.len()), shape) * 0.5).unwrap();
-        vars.push(Var::from_tensor(&values).unwrap());
+        vars.push(Var::from_tensor(&values.to_device(&self.device).unwrap()).unwrap());
         vars.last().unwrap().as_tensor().clone()
     }
 
@@ -68,7 +75,7 @@ fn case(
     (n_samples, n_steps): (usize, usize),
     rate: f64,
 ) {
-    let maker = Maker::default();
+    let maker = Maker::on(Device::Cpu);
     let weights = maker.selection(n_categoricals, widths, hidden);
     let n_reals = widths.len() + 1;
     let reals = noise("reals", &[n_samples, n_steps, n_reals]);
@@ -85,7 +92,7 @@ fn case(
     let (selected, shares) = vsn_fused(&input, &weights, &Dropout::new(rate, 3, 4)).unwrap();
     let grads = (&selected * &direction).unwrap().sum_all().unwrap().backward().unwrap();
     // The gradients of the parameters, in the order in which they are packed.
-    let vars = maker.0.borrow();
+    let vars = maker.vars.borrow();
     let of_parameters = vars.iter().flat_map(|var| values(grads.get(var).unwrap())).collect();
     let expected = [values(&selected), values(&shares), values(grads.get(&context).unwrap()), of_parameters];
 
@@ -119,4 +126,27 @@ fn selections_equal_their_twin() {
     case(1, &[16, 3, 7], 16, (1, 33), 0.4);
     case(2, &[5; 5], 20, (2, 40), 0.0);
     case(0, &[33, 2], 33, (1, 40), 0.1);
+}
+
+#[test]
+fn a_gpu_selects_as_the_cpu_does() {
+    let Some(gpu) = gpu() else { return };
+    let (n_samples, n_steps) = (40, 33);
+    let on = |device: &Device| {
+        let maker = Maker::on(device.clone());
+        let weights = maker.selection(1, &[16; 7], 32);
+        let there = |tensor: Tensor| tensor.to_device(device).unwrap();
+        let codes: Vec<u32> = (0..n_samples * n_steps).map(|i| (i * 7 % 11 % 4) as u32).collect();
+        let codes = there(Tensor::from_vec(codes, (n_samples, n_steps, 1), &Device::Cpu).unwrap());
+        let reals = there(noise("reals", &[n_samples, n_steps, 8]));
+        let context = Var::from_tensor(&there(noise("context", &[n_samples, 8]))).unwrap();
+        let input = VsnInput { reals: &reals, codes: &codes, context: Some(&context) };
+        let (selected, shares) = vsn_fused(&input, &weights, &Dropout::new(0.2, 3, 4)).unwrap();
+        let direction = there(noise("direction", &[n_samples, n_steps, 32]));
+        let grads = (&selected * direction).unwrap().sum_all().unwrap().backward().unwrap();
+        let vars = maker.vars.borrow();
+        let grads = vars.iter().chain([&context]).map(|var| values(grads.get(var).unwrap()));
+        [values(&selected), values(&shares)].into_iter().chain(grads).collect::<Vec<_>>()
+    };
+    assert_all_close(&on(&gpu), &on(&Device::Cpu), 5e-5);
 }
