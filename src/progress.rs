@@ -26,6 +26,8 @@ pub trait Progress: Send + Sync {
     fn note(&self, message: &str);
     /// Something the operator should look at; the work goes on.
     fn warn(&self, message: &str);
+    /// Something for whoever wants to know more.
+    fn detail(&self, _message: &str) {}
     /// A stage advanced; called often, shown seldom.
     fn tick(&self, tick: &Tick<'_>);
 }
@@ -55,6 +57,10 @@ impl Progress for Tee<'_> {
     fn warn(&self, message: &str) {
         self.0.warn(message);
         self.1.warn(message);
+    }
+    fn detail(&self, message: &str) {
+        self.0.detail(message);
+        self.1.detail(message);
     }
     fn tick(&self, tick: &Tick<'_>) {
         self.0.tick(tick);

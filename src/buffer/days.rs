@@ -21,7 +21,7 @@ use super::merge::{self, DayInputs, Survey};
 use super::parquet_rows::ParquetFile;
 use super::segment;
 use super::step_cache::{self, FileId, Fresh, SourceDigest, StepsKey};
-use super::step_table::StepTable;
+use super::step_table::{StepOutline, StepTable};
 use super::steps::StepBuilder;
 
 /// A day with data.
@@ -112,6 +112,14 @@ impl Buffer {
     /// Both of the above, of the same moment.
     pub fn read_day(&self, day: NaiveDate) -> Result<(StepTable, Vec<SourceDigest>)> {
         self.with_sources(day, &|sources| self.read_sources(day, sources))
+    }
+
+    /// Who and what is in [`Buffer::read_steps`] of `day`. Where the aggregates are on disk, no value is read.
+    pub fn outline_day(&self, day: NaiveDate) -> Result<StepOutline> {
+        self.with_sources(day, &|sources| match self.fresh_steps(day, sources) {
+            Some(fresh) => fresh.outline(),
+            None => Ok(self.read_sources(day, sources)?.0.outline()),
+        })
     }
 
     /// Does `work` on the files of a day, anew when a rotation moves rows from segments to the day file meanwhile.

@@ -3,6 +3,7 @@
 //! The file's own metadata holds the key (step, schema, zone, and name, length and modification time of every
 //! source file) and the sha256 and row count of each source. A key that differs in anything makes it stale.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use chrono::NaiveDate;
 use polars::prelude::{
     Column, DataFrame, KeyValueMetadata, ParquetCompression, ParquetReader, ParquetWriter, PlSmallStr,
-    SerReader,
+    SerReader, StringChunked,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ use crate::fsx;
 
 use super::day_file::{float_column, time_column};
 use super::parquet_rows::ParquetFile;
-use super::step_table::{NO_STATUS, StepTable};
+use super::step_table::{NO_STATUS, StepOutline, StepTable};
 
 const FORMAT: u32 = 1;
 const KEY: &str = "tftctl.steps_key";
@@ -157,49 +158,102 @@ fn frame_of(table: &StepTable, metrics: &[String]) -> Result<DataFrame> {
 impl Fresh {
     /// Reads the aggregates.
     pub fn read(&self, metrics: &[String]) -> Result<StepTable> {
-        let file = fs::File::open(&self.path).with_context(|| format!("read {}", self.path.display()))?;
-        let frame = ParquetReader::new(file).set_rechunk(true).finish();
-        frame
-            .map_err(|error| anyhow!("{error}"))
-            .and_then(|frame| table_of(&frame, self.step_secs, metrics))
-            .with_context(|| format!("read {}", self.path.display()))
+        self.read_frame(None, |frame| table_of(frame, self.step_secs, metrics))
+    }
+
+    /// Reads who and what is in the aggregates; their values stay on disk.
+    pub fn outline(&self) -> Result<StepOutline> {
+        let columns = ["server_name", "profile", "status", "n_rows"].map(str::to_owned).to_vec();
+        self.read_frame(Some(columns), |frame| {
+            let (series, counts) = (Series::of(frame)?, counts_of(frame)?);
+            let n_raw_rows = counts.iter().map(|n| u64::from(*n)).sum();
+            let Series { servers, profiles, .. } = series;
+            Ok(StepOutline { servers, profiles, statuses: statuses_of(frame)?.0, n_raw_rows })
+        })
+    }
+
+    fn read_frame<T>(
+        &self,
+        columns: Option<Vec<String>>,
+        take: impl FnOnce(&DataFrame) -> Result<T>,
+    ) -> Result<T> {
+        let read = || {
+            let reader = ParquetReader::new(fs::File::open(&self.path)?).with_columns(columns);
+            take(&reader.finish().map_err(|error| anyhow!("{error}"))?)
+        };
+        read().with_context(|| format!("read {}", self.path.display()))
     }
 }
 
 fn table_of(frame: &DataFrame, step_secs: u32, metrics: &[String]) -> Result<StepTable> {
-    let column = |name: &str| frame.column(name).map_err(|error| anyhow!("{error}"));
-    let texts = |name: &str| -> Result<Vec<Option<String>>> {
-        let text = column(name)?.str().map_err(|error| anyhow!("{error}"))?;
-        Ok(text.iter().map(|text| text.map(str::to_owned)).collect())
-    };
-    let mut table = StepTable { step_secs, ..StepTable::default() };
-    let times = column("timestamp")?.to_physical_repr();
+    let times = column(frame, "timestamp")?.to_physical_repr();
     let times = times.i64().map_err(|error| anyhow!("{error}"))?;
-    table.step_ms = times.iter().map(|time| time.context("a step without a time")).collect::<Result<_>>()?;
-    let counts = column("n_rows")?.u32().map_err(|error| anyhow!("{error}"))?;
-    table.n_rows = counts.iter().map(|n| n.unwrap_or(0)).collect();
-    let profiles = texts("profile")?;
-    for (server, profile) in texts("server_name")?.into_iter().zip(profiles) {
-        let server = server.context("a step without a server")?;
-        if table.servers.last() != Some(&server) {
-            table.servers.push(server);
-            table.profiles.push(profile);
-        }
-        table.server_idx.push(table.servers.len() as u32 - 1);
-    }
-    set_statuses(&mut table, texts("status")?);
+    let Series { servers, profiles, server_idx } = Series::of(frame)?;
+    let (statuses, status_idx) = statuses_of(frame)?;
+    let mut table = StepTable {
+        step_secs,
+        servers,
+        profiles,
+        statuses,
+        server_idx,
+        step_ms: times.iter().map(|time| time.context("a step without a time")).collect::<Result<_>>()?,
+        n_rows: counts_of(frame)?,
+        status_idx,
+        values: Vec::with_capacity(metrics.len()),
+    };
     for name in metrics {
-        let values = column(&format!("metric:{name}"))?.f32().map_err(|error| anyhow!("{error}"))?;
+        let values = column(frame, &format!("metric:{name}"))?.f32().map_err(|error| anyhow!("{error}"))?;
         table.values.push(values.iter().map(|value| value.unwrap_or(f32::NAN)).collect());
     }
     Ok(table)
 }
 
-fn set_statuses(table: &mut StepTable, given: Vec<Option<String>>) {
-    let mut distinct: Vec<String> = given.iter().flatten().cloned().collect();
-    distinct.sort_unstable();
-    distinct.dedup();
-    table.statuses = distinct;
-    let place = |text: &String| table.statuses.binary_search(text).expect("it is one of them") as u32;
-    table.status_idx = given.iter().map(|text| text.as_ref().map_or(NO_STATUS, place)).collect();
+fn column<'a>(frame: &'a DataFrame, name: &str) -> Result<&'a Column> {
+    frame.column(name).map_err(|error| anyhow!("{error}"))
+}
+
+fn texts<'a>(frame: &'a DataFrame, name: &str) -> Result<&'a StringChunked> {
+    column(frame, name)?.str().map_err(|error| anyhow!("{error}"))
+}
+
+fn counts_of(frame: &DataFrame) -> Result<Vec<u32>> {
+    let counts = column(frame, "n_rows")?.u32().map_err(|error| anyhow!("{error}"))?;
+    Ok(counts.iter().map(|n| n.unwrap_or(0)).collect())
+}
+
+/// Whose the rows are; those of a server lie together.
+struct Series {
+    servers: Vec<String>,
+    profiles: Vec<Option<String>>,
+    /// Per row.
+    server_idx: Vec<u32>,
+}
+
+impl Series {
+    fn of(frame: &DataFrame) -> Result<Self> {
+        let mut series = Self {
+            servers: Vec::new(),
+            profiles: Vec::new(),
+            server_idx: Vec::with_capacity(frame.height()),
+        };
+        let names = texts(frame, "server_name")?.iter();
+        for (name, profile) in names.zip(texts(frame, "profile")?.iter()) {
+            let name = name.context("a step without a server")?;
+            if series.servers.last().is_none_or(|last| last != name) {
+                series.servers.push(name.to_owned());
+                series.profiles.push(profile.map(str::to_owned));
+            }
+            series.server_idx.push(series.servers.len() as u32 - 1);
+        }
+        Ok(series)
+    }
+}
+
+/// The distinct status texts, ascending, and the place of each row's among them.
+fn statuses_of(frame: &DataFrame) -> Result<(Vec<String>, Vec<u32>)> {
+    let given = texts(frame, "status")?;
+    let distinct: BTreeSet<&str> = given.iter().flatten().collect();
+    let places: HashMap<&str, u32> = distinct.iter().copied().zip(0..).collect();
+    let status_idx = given.iter().map(|text| text.map_or(NO_STATUS, |text| places[text])).collect();
+    Ok((distinct.into_iter().map(str::to_owned).collect(), status_idx))
 }

@@ -28,7 +28,29 @@ pub struct StepTable {
     pub values: Vec<Vec<f32>>,
 }
 
+/// Who and what is in a [`StepTable`], without its steps and values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepOutline {
+    /// Server names, ascending.
+    pub servers: Vec<String>,
+    /// Profile given in the records of each server, if any; same order as `servers`.
+    pub profiles: Vec<Option<String>>,
+    /// Distinct status texts, ascending.
+    pub statuses: Vec<String>,
+    /// Raw rows behind all entries.
+    pub n_raw_rows: u64,
+}
+
 impl StepTable {
+    pub fn outline(&self) -> StepOutline {
+        StepOutline {
+            servers: self.servers.clone(),
+            profiles: self.profiles.clone(),
+            statuses: self.statuses.clone(),
+            n_raw_rows: self.n_raw_rows(),
+        }
+    }
+
     /// Entries in the table.
     pub fn len(&self) -> usize {
         self.step_ms.len()

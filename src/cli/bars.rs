@@ -114,6 +114,12 @@ impl Progress for Bars {
         self.dated(&format!("warning: {message}"));
     }
 
+    fn detail(&self, message: &str) {
+        if self.verbose {
+            self.dated(message);
+        }
+    }
+
     fn tick(&self, tick: &Tick<'_>) {
         if self.quiet {
             return;

@@ -21,6 +21,7 @@ mod probe;
 mod promote;
 mod quickstart;
 mod rollback;
+mod sampling;
 mod schedule;
 mod simulate;
 mod status;

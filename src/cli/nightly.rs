@@ -7,6 +7,7 @@ use clap::Args;
 use super::context::{Context, WaitArgs, parse_duration};
 use super::device::DeviceArgs;
 use super::probe;
+use super::sampling::SamplingArgs;
 use crate::error::Exit;
 use crate::nightly::{self, NightEnd, NightRequest, PlannedStage, Tools};
 use crate::report::render_line;
@@ -20,13 +21,16 @@ pub struct NightlyArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     max_duration: Option<Duration>,
     #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     wait: WaitArgs,
 }
 
 pub fn run(args: NightlyArgs, context: &Context) -> anyhow::Result<Exit> {
-    let site = context.site()?;
+    let mut site = context.site()?;
+    args.sampling.apply(&mut site.config.training);
     let clock = context.clock(site.zone())?;
     if args.dry_run {
         let stages = nightly::plan(&site, clock.now())?;

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::context::{Context, WaitArgs, parse_duration};
 use super::device::DeviceArgs;
+use super::sampling::SamplingArgs;
 use super::text;
 use crate::error::{Exit, HintExt, Refusal};
 use crate::registry::Registry;
@@ -35,13 +36,16 @@ pub struct TrainArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     max_duration: Option<Duration>,
     #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     wait: WaitArgs,
 }
 
 pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Exit> {
-    let site = context.site()?;
+    let mut site = context.site()?;
+    args.sampling.apply(&mut site.config.training);
     let now = context.clock(site.zone())?.now();
     let device = args.device.choice()?;
     // Window and model are looked up under the lock: the run that was waited for may have made newer ones.

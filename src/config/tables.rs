@@ -13,6 +13,7 @@ use crate::schema::Schema;
 const MAX_STEPS: usize = 100_000;
 const MAX_SIZE: usize = 16_384;
 const MAX_BATCH: usize = 1_000_000;
+const MAX_MEMORY_MB: u64 = 1 << 32;
 const WEIGHTS: std::ops::RangeInclusive<f64> = 1e-3..=1e3;
 const MAX_HOLDOUT_HOURS: u32 = 24 * super::MAX_WINDOW_DAYS;
 const DAY_SECS: u64 = 86_400;
@@ -187,6 +188,11 @@ pub struct TrainingConfig {
     pub gradient_clip: f64,
     /// Samples drawn (without replacement, anew each epoch) for one epoch; 0 takes all.
     pub samples_per_epoch: usize,
+    /// An epoch takes one cutoff of a server in so many; which, is drawn anew each epoch. 1 takes all.
+    pub sample_stride: usize,
+    /// Largest part of a window's values that is in memory at once, in MiB; 0: no limit. A larger window is built and
+    /// trained on a part of its servers at a time.
+    pub memory_mb: u64,
     /// Share of the mean of the weights that each step keeps, such as 0.999; the mean is what is served. 0: no mean,
     /// the weights themselves are served.
     pub ema_decay: f64,
@@ -203,6 +209,8 @@ impl Default for TrainingConfig {
             weight_decay: 1e-4,
             gradient_clip: 1.0,
             samples_per_epoch: 0,
+            sample_stride: 1,
+            memory_mb: 4096,
             ema_decay: 0.0,
             checkpoint_secs: 300,
             seed: 42,
@@ -223,9 +231,20 @@ impl TrainingConfig {
         require((0.0..1.0).contains(&self.ema_decay), || {
             "training.ema_decay is a share below 1, such as 0.999; 0 switches it off".into()
         })?;
+        require((1..=MAX_STEPS).contains(&self.sample_stride), || {
+            format!("training.sample_stride must be at least 1 and at most {MAX_STEPS}")
+        })?;
+        require(self.memory_mb <= MAX_MEMORY_MB, || {
+            format!("training.memory_mb must be at most {MAX_MEMORY_MB}; 0 sets no limit")
+        })?;
         require(self.checkpoint_secs <= YEAR_SECS, || {
             format!("training.checkpoint_secs must be at most {YEAR_SECS}, a year")
         })
+    }
+
+    /// [`TrainingConfig::memory_mb`] in bytes; none: no limit.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        (self.memory_mb > 0).then_some(self.memory_mb << 20)
     }
 }
 

@@ -6,14 +6,13 @@
 //! done so in a window's train part. It changes nothing: only a new lineage is fitted anew, and that a person decides.
 
 use anyhow::Result;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::preprocessing::{self, Preprocessing};
 use super::scaler::{FLOOR_SHARE, SCALED_LIMIT, Scaler};
+use super::survey::Survey;
 use super::vocabulary;
 use crate::stats::Moments;
-use crate::window::{Grid, Split};
 
 /// Scales between the frozen centre and tonight's mean from which a series has gone stale.
 pub const MAX_SHIFT: f64 = 4.0;
@@ -60,18 +59,19 @@ impl StaleSeries {
 }
 
 impl StaleScales {
-    /// Compares the train part of `grid` with the scales `lineage` has frozen; only targets with statistics of
+    /// Compares the train part of a window with the scales `lineage` has frozen; only targets with statistics of
     /// their own and at least a sample's worth of values tonight are compared.
     ///
-    /// - Errors: the grid lacks a target.
-    pub fn find(lineage: &Preprocessing, grid: &Grid, split: &Split) -> Result<Self> {
-        let columns = preprocessing::positions(&grid.metrics, &lineage.targets)?;
+    /// - Errors: the window lacks a target.
+    pub fn find(lineage: &Preprocessing, survey: &Survey) -> Result<Self> {
+        let outline = &survey.outline;
+        let columns = preprocessing::positions(&outline.metrics, &lineage.targets)?;
         let codes = vocabulary::codes(&lineage.vocabulary.servers);
         let n_needed = lineage.encoder_length + lineage.horizon;
         let of_server = |server: usize| -> Vec<StaleSeries> {
-            let name = &grid.servers[server].name;
+            let name = &outline.servers[server].name;
             let Some(code) = codes.get(name.as_str()) else { return Vec::new() };
-            let seen = preprocessing::observe(grid, server, &columns, split.train_end);
+            let seen = columns.iter().map(|column| survey.servers[server].moments[*column]);
             let metrics = lineage.target_metrics();
             let compared = metrics.iter().zip(&lineage.targets).zip(seen).filter(|(_, m)| m.n >= n_needed);
             let series = compared.filter_map(|((metric, target), moments)| {
@@ -80,8 +80,7 @@ impl StaleScales {
             });
             series.collect()
         };
-        let mut stale: Vec<StaleSeries> =
-            (0..grid.servers.len()).into_par_iter().flat_map_iter(of_server).collect();
+        let mut stale: Vec<StaleSeries> = (0..outline.servers.len()).flat_map(of_server).collect();
         let n_series = stale.len() as u64;
         stale.sort_by(|a, b| b.excess().total_cmp(&a.excess()).then_with(|| a.server.cmp(&b.server)));
         stale.truncate(MAX_TOLD);

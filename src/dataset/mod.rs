@@ -1,5 +1,6 @@
 //! The one bridge: a grid goes in, tensors come out.
 //!
+//! A [`Survey`] looks at every server of a window once, in parts where it is larger than memory.
 //! [`Preprocessing`] is what a lineage knows of its data: [`vocabulary`] names the categories, [`scaler`] sizes
 //! the numbers and [`drift`] notices when they no longer fit, `columns` says which input column holds what. A [`Dataset`] puts a grid behind it and
 //! answers which [`SampleKey`]s exist and what a [`Batch`] of them holds. The grid's values are never copied:
@@ -16,6 +17,7 @@ mod feeding;
 pub mod preprocessing;
 pub mod samples;
 pub mod scaler;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 pub mod vocabulary;
@@ -29,6 +31,7 @@ pub use feeding::foreign_inputs;
 pub use preprocessing::Preprocessing;
 pub use samples::SampleKey;
 pub use scaler::Scaler;
+pub use survey::{Cutoffs, Survey};
 pub use vocabulary::Vocabulary;
 
 use crate::window::Grid;

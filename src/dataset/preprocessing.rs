@@ -4,19 +4,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use chrono_tz::Tz;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ModelConfig};
 use crate::error::{HintExt, Refusal};
 use crate::fsx;
 use crate::model::TftConfig;
-use crate::stats::{self, Moments};
-use crate::window::gaps::Gaps;
 use crate::window::{Grid, Split};
 
 use super::columns;
 use super::scaler::{Observed, Scaler};
+use super::survey::Survey;
 use super::vocabulary::{self, Vocabulary};
 
 /// The `format` of `preprocessing.json` written here.
@@ -54,40 +52,45 @@ pub struct Preprocessing {
 }
 
 impl Preprocessing {
-    /// Fits names and scales to the train part of `grid`.
-    ///
-    /// With `prior`, the lineage goes on: its vocabulary is extended and its statistics are kept; only servers
-    /// and metrics without statistics are fitted. A server joins once it has a whole sample in the train part;
-    /// until then it is served as an unknown of its profile. Values outside the train part change nothing.
-    ///
-    /// - Errors: `config` asks for other metrics, targets, quantiles, lengths, step or zone than `prior` has; a
-    ///   target is no metric of the grid; no server has a whole training sample ([`Refusal::NotEnoughData`]).
+    /// [`Preprocessing::fit_to`] a grid in memory.
     pub fn fit(
         grid: &Grid,
         split: &Split,
         config: &Config,
         prior: Option<&Preprocessing>,
     ) -> Result<Preprocessing> {
-        let model = &config.model;
-        let targets = positions(&grid.metrics, &model.targets)?;
-        let gaps = Gaps::find(grid, &targets, config.window.max_gap_steps);
+        Self::fit_to(&Survey::of_grid(grid, split, config)?, config, prior)
+    }
+
+    /// Fits names and scales to the train part of a window.
+    ///
+    /// With `prior`, the lineage goes on: its vocabulary is extended and its statistics are kept; only servers
+    /// and metrics without statistics are fitted. A server joins once it has a whole sample in the train part;
+    /// until then it is served as an unknown of its profile. Values outside the train part change nothing.
+    ///
+    /// - Errors: `config` asks for other metrics, targets, quantiles, lengths, step or zone than `prior` has; no
+    ///   server has a whole training sample ([`Refusal::NotEnoughData`]).
+    pub fn fit_to(survey: &Survey, config: &Config, prior: Option<&Preprocessing>) -> Result<Preprocessing> {
         let learners: Vec<usize> =
-            (0..grid.servers.len()).filter(|server| has_train_sample(&gaps, *server, split, model)).collect();
+            (0..survey.servers.len()).filter(|server| !survey.servers[*server].cutoffs.is_empty()).collect();
         if learners.is_empty() {
             let reason = "no server has a whole sample in the train part of the window".to_owned();
             return Err(Refusal::NotEnoughData { reasons: vec![reason] }.into());
         }
         let mut fitted = match prior {
             Some(prior) => prior.clone(),
-            None => begin(grid, config, learners.len())?,
+            None => begin(&survey.outline, config, learners.len())?,
         };
         if let Some(what) = fitted.difference(config) {
             return Err(Refusal::usage(format!("{what} differ from those the lineage was trained with")))
                 .hint(|| "`tftctl train --fresh` starts a new lineage".into());
         }
-        let (of_grid, of_lineage) = (grid.step_secs, fitted.step_secs);
-        ensure!(of_grid == of_lineage, "the window has steps of {of_grid} s, the lineage of {of_lineage} s");
-        fitted.learn(grid, split, &learners)?;
+        let (of_window, of_lineage) = (survey.outline.step_secs, fitted.step_secs);
+        ensure!(
+            of_window == of_lineage,
+            "the window has steps of {of_window} s, the lineage of {of_lineage} s"
+        );
+        fitted.learn(survey, &learners)?;
         Ok(fitted)
     }
 
@@ -126,23 +129,24 @@ impl Preprocessing {
         Ok(())
     }
 
-    fn learn(&mut self, grid: &Grid, split: &Split, learners: &[usize]) -> Result<()> {
-        let names = learners.iter().map(|server| grid.servers[*server].name.as_str());
+    fn learn(&mut self, survey: &Survey, learners: &[usize]) -> Result<()> {
+        let outline = &survey.outline;
+        let names = learners.iter().map(|server| outline.servers[*server].name.as_str());
         vocabulary::extend(&mut self.vocabulary.servers, names);
-        let profiles = learners.iter().map(|server| grid.servers[*server].profile.as_str());
+        let profiles = learners.iter().map(|server| outline.servers[*server].profile.as_str());
         vocabulary::extend(&mut self.vocabulary.profiles, profiles);
         if self.has_status {
-            vocabulary::extend(&mut self.vocabulary.statuses, grid.statuses.iter().map(String::as_str));
+            vocabulary::extend(&mut self.vocabulary.statuses, outline.statuses.iter().map(String::as_str));
         }
-        let metrics = positions(&grid.metrics, &self.metrics)?;
+        let metrics = positions(&outline.metrics, &self.metrics)?;
         let servers = vocabulary::codes(&self.vocabulary.servers);
         let profiles = vocabulary::codes(&self.vocabulary.profiles);
         let observed: Vec<Observed> = learners
-            .par_iter()
+            .iter()
             .map(|server| Observed {
-                server: servers[grid.servers[*server].name.as_str()] as usize - 1,
-                profile: profiles[grid.servers[*server].profile.as_str()] as usize - 1,
-                moments: observe(grid, *server, &metrics, split.train_end),
+                server: servers[outline.servers[*server].name.as_str()] as usize - 1,
+                profile: profiles[outline.servers[*server].profile.as_str()] as usize - 1,
+                moments: metrics.iter().map(|metric| survey.servers[*server].moments[*metric]).collect(),
             })
             .collect();
         let (n_servers, n_profiles) = (self.vocabulary.servers.len(), self.vocabulary.profiles.len());
@@ -224,21 +228,4 @@ pub(super) fn positions(metrics: &[String], names: &[String]) -> Result<Vec<usiz
             position.with_context(|| format!("metric `{name}` is not among those of the data"))
         })
         .collect()
-}
-
-fn has_train_sample(gaps: &Gaps, server: usize, split: &Split, model: &ModelConfig) -> bool {
-    let candidates = split.train_cutoffs(model.encoder_length, model.horizon);
-    gaps.cutoffs(server, model.encoder_length, model.horizon, candidates).next().is_some()
-}
-
-/// Moments of every metric of a server over the observed steps before `train_end`.
-pub(super) fn observe(grid: &Grid, server: usize, metrics: &[usize], train_end: usize) -> Vec<Moments> {
-    let mut values = Vec::with_capacity(train_end);
-    let mut moments_of = |metric: usize| {
-        values.clear();
-        let series = (0..train_end).map(|step| grid.row(server, step)[metric]);
-        values.extend(series.filter(|value| value.is_finite()));
-        stats::winsorised_moments(&mut values)
-    };
-    metrics.iter().map(|metric| moments_of(*metric)).collect()
 }

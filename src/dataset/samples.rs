@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::window::Split;
 
-use super::Dataset;
+use super::{Cutoffs, Dataset};
 
 /// One sample: the `encoder_length` steps of a server before `cutoff` and the `horizon` steps from it on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,22 +17,20 @@ pub struct SampleKey {
 }
 
 impl SampleKey {
-    fn new(server: usize, cutoff: usize) -> Self {
+    pub fn new(server: usize, cutoff: usize) -> Self {
         Self { server: server as u32, cutoff: cutoff as u32 }
     }
 }
 
 impl Dataset {
     /// Every sample whose targets all lie before `split.train_end` and that no broken step interrupts, by
-    /// server and time.
+    /// server and time. A training finds its samples by [`Cutoffs`] instead: they may be millions.
     pub fn train_keys(&self, split: &Split) -> Vec<SampleKey> {
-        let (encoder_length, horizon) = self.lengths();
-        let candidates = split.train_cutoffs(encoder_length, horizon);
-        let all =
-            || (0..self.grid().servers.len()).flat_map(|server| self.keys_of(server, candidates.clone()));
-        let mut keys = Vec::with_capacity(all().count()); // millions of them: never more than they need
-        keys.extend(all());
-        keys
+        let of_server = |server: usize| {
+            let cutoffs = Cutoffs::of_train_part(&self.gaps, server, split, self.lengths());
+            (0..cutoffs.len()).map(move |place| SampleKey::new(server, cutoffs.at(place) as usize))
+        };
+        (0..self.grid().servers.len()).flat_map(of_server).collect()
     }
 
     /// The samples of the exam, by server and time; at most `max_samples` of them if that is not 0.

@@ -98,9 +98,9 @@ pub struct Run {
     /// Epochs the learning-rate schedule spans.
     pub epochs_planned: u32,
     pub epochs_done: u32,
-    /// Samples in one epoch.
+    /// Samples of the epoch that is not done, or of the last one.
     pub n_samples: u64,
-    /// Batches in one epoch.
+    /// Batches of the same.
     pub n_batches: u64,
     /// Position in the epoch that is not done.
     pub epoch: EpochPosition,
@@ -158,18 +158,6 @@ impl EpochPosition {
     /// Mean loss per sample so far; 0 before the first.
     pub fn loss(&self) -> f64 {
         self.loss_billionths as f64 / 1e9 / self.n_samples.max(1) as f64
-    }
-}
-
-impl Run {
-    /// Batches of this run seen so far: the position in the learning-rate schedule.
-    pub fn batches_done(&self) -> u64 {
-        u64::from(self.epochs_done) * self.n_batches + self.epoch.batches_done
-    }
-
-    /// Batches the learning-rate schedule spans.
-    pub fn batches_planned(&self) -> u64 {
-        u64::from(self.epochs_planned) * self.n_batches
     }
 }
 

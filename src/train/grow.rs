@@ -10,14 +10,14 @@ use candle_core::{Device, Tensor};
 
 use crate::dataset::{Preprocessing, Vocabulary};
 use crate::model::TftConfig;
-use crate::window::Grid;
+use crate::window::Server;
 
 /// The table with one row per server.
 const SERVER_TABLE: &str = "server_name";
 
 /// Appends the rows that the tables of `config` have more than `weights`.
 ///
-/// `prior` is the vocabulary of `weights`, `preprocessing` the one `config` was made for; `grid` tells profiles.
+/// `prior` is the vocabulary of `weights`, `preprocessing` the one `config` was made for; `servers` are the window's.
 ///
 /// - Errors: a table is missing, or would have to shrink; it is named.
 pub fn grow_tables(
@@ -25,7 +25,7 @@ pub fn grow_tables(
     config: &TftConfig,
     prior: &Vocabulary,
     preprocessing: &Preprocessing,
-    grid: &Grid,
+    servers: &[Server],
 ) -> Result<()> {
     for table in &config.embedding_sizes {
         let name = format!("input_embeddings.embeddings.{}.weight", table.name);
@@ -39,7 +39,7 @@ pub fn grow_tables(
         let n_known = rows.len();
         for code in n_rows..table.classes {
             let kin = if table.name == SERVER_TABLE {
-                kin_of(&preprocessing.vocabulary.servers[code - 1], prior, grid)
+                kin_of(&preprocessing.vocabulary.servers[code - 1], prior, servers)
             } else {
                 Vec::new()
             };
@@ -52,13 +52,13 @@ pub fn grow_tables(
 }
 
 /// Codes of the known servers that share the newcomer's profile in this window.
-fn kin_of(newcomer: &str, prior: &Vocabulary, grid: &Grid) -> Vec<usize> {
-    let Some(profile) = grid.servers.iter().find(|s| s.name == newcomer).map(|s| &s.profile) else {
+fn kin_of(newcomer: &str, prior: &Vocabulary, servers: &[Server]) -> Vec<usize> {
+    let Some(profile) = servers.iter().find(|s| s.name == newcomer).map(|s| &s.profile) else {
         return Vec::new();
     };
     let known: HashMap<&str, usize> =
         prior.servers.iter().enumerate().map(|(position, name)| (name.as_str(), position + 1)).collect();
-    let kin = grid.servers.iter().filter(|server| server.profile == *profile);
+    let kin = servers.iter().filter(|server| server.profile == *profile);
     kin.filter_map(|server| known.get(server.name.as_str()).copied()).collect()
 }
 

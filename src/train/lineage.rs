@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
@@ -18,27 +17,27 @@ use super::guard::Guard;
 use super::head;
 use super::publish::Published;
 use crate::calendar::to_utc;
-use crate::config::Config;
-use crate::dataset::Preprocessing;
+use crate::config::{Config, TrainingConfig};
 use crate::dataset::drift::StaleScales;
+use crate::dataset::{Preprocessing, Survey};
 use crate::error::{HintExt, Refusal};
 use crate::fsx;
 use crate::model::{Params, TftConfig};
 use crate::model_manifest::ModelManifest;
-use crate::window::{Grid, Split};
+use crate::window::{Feed, Split};
 
-/// What is learned from: a window in memory.
+/// What is learned from.
 #[derive(Clone, Copy, Debug)]
 pub struct Material<'a> {
     pub window_id: &'a str,
-    pub grid: &'a Arc<Grid>,
+    pub feed: &'a Feed,
     pub split: &'a Split,
 }
 
 impl Material<'_> {
     /// End of the newest training target.
     pub fn trained_until(&self) -> DateTime<Utc> {
-        to_utc(self.grid.time_ms(self.split.train_end))
+        to_utc(self.feed.outline().time_ms(self.split.train_end))
     }
 }
 
@@ -58,6 +57,8 @@ pub struct Footing {
 #[derive(Clone, Copy)]
 pub struct Setting<'a> {
     pub material: Material<'a>,
+    /// With moments.
+    pub survey: &'a Survey,
     pub config: &'a Config,
     pub device: &'a Device,
     /// What the device is and why.
@@ -141,9 +142,9 @@ impl Origin {
 impl Footing {
     /// A new lineage on a window: everything is fitted, the weights are drawn from the seed.
     pub fn fresh(setting: &Setting<'_>) -> Result<Self> {
-        let Material { window_id, grid, split } = setting.material;
+        let window_id = setting.material.window_id;
         let preprocessing =
-            Preprocessing::fit(grid, split, setting.config, None).context("fit the preprocessing")?;
+            Preprocessing::fit_to(setting.survey, setting.config, None).context("fit the preprocessing")?;
         let config = preprocessing.tft_config(&setting.config.model);
         let seed = setting.config.training.seed;
         let params = Params::init(&config, seed, setting.device).context("make the network")?;
@@ -175,22 +176,23 @@ impl Footing {
     /// - Errors: the config asks for another network or other data than the weights were trained for: a usage
     ///   error that names the difference.
     pub fn next(mut origin: Origin, setting: &Setting<'_>) -> Result<Self> {
-        let Material { grid, split, .. } = setting.material;
+        let survey = setting.survey;
         let prior = origin.preprocessing;
-        let preprocessing = Preprocessing::fit(grid, split, setting.config, Some(&prior))
+        let preprocessing = Preprocessing::fit_to(survey, setting.config, Some(&prior))
             .context("extend the preprocessing")?;
         let config = with_makeup_of(&origin.config, preprocessing.tft_config(&setting.config.model));
         if let Some(what) = network_difference(&origin.config, &config) {
             let message = format!("{what} differ from those the lineage was trained with");
             return Err(Refusal::usage(message)).hint(|| FRESH_HINT.into());
         }
-        grow_tables(&mut origin.weights, &config, &prior.vocabulary, &preprocessing, grid)?;
+        let servers = &survey.outline.servers;
+        grow_tables(&mut origin.weights, &config, &prior.vocabulary, &preprocessing, servers)?;
         let params = Params::from_tensors(&config, &origin.weights, setting.device)
             .context("take over the weights")
             .hint(|| FRESH_HINT.into())?;
-        let stale_scales = StaleScales::find(&prior, grid, split).context("compare the scales")?;
+        let stale_scales = StaleScales::find(&prior, survey).context("compare the scales")?;
         let ema = if setting.config.training.ema_decay > 0.0 && !origin.ema.is_empty() {
-            grow_tables(&mut origin.ema, &config, &prior.vocabulary, &preprocessing, grid)?;
+            grow_tables(&mut origin.ema, &config, &prior.vocabulary, &preprocessing, servers)?;
             Some(Ema::restore(&config, &origin.ema, origin.ema_steps, setting.device)?)
         } else {
             begin_ema(setting, &config, &params)?
@@ -254,7 +256,18 @@ pub fn config_digest(config: &Config) -> String {
         t.seed,
         t.ema_decay,
     );
-    let text = serde_json::to_vec(&(config.learning_digest(), training)).expect("plain data always encodes");
+    let mut text =
+        serde_json::to_vec(&(config.learning_digest(), training)).expect("plain data always encodes");
+    // Settings that came later count where they are not at their defaults: a run begun before them goes on.
+    let defaults = TrainingConfig::default();
+    for (name, value, default) in [
+        ("sample_stride", t.sample_stride as u64, defaults.sample_stride as u64),
+        ("memory_mb", t.memory_mb, defaults.memory_mb),
+    ] {
+        if value != default {
+            text.extend(format!("{name} {value}").into_bytes());
+        }
+    }
     fsx::sha256_bytes(&text)[..16].to_owned()
 }
 

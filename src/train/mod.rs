@@ -2,7 +2,7 @@
 //!
 //! [`train`] is the sequence: [`mod@plan`] decides from the state on disk what there is to do, [`lineage`] puts
 //! weights, moments, vocabulary and scalers together, [`session`] trains, [`publish`] makes a model of the
-//! result. [`order`], [`objective`], [`tally`], [`lr_schedule`], [`guard`], [`pace`], [`optimizer`] and [`ema`] (both on
+//! result. [`epoch`], [`order`], [`objective`], [`tally`], [`lr_schedule`], [`guard`], [`pace`], [`optimizer`] and [`ema`] (both on
 //! [`flat`]) are what the loop is made of; [`checkpoint`], [`archive`] and [`artifact`] are the files. [`exchange`] brings
 //! networks in from another library, and out.
 //!
@@ -16,6 +16,7 @@ pub mod artifact;
 pub mod checkpoint;
 pub mod device;
 pub mod ema;
+pub mod epoch;
 pub mod exchange;
 pub mod flat;
 pub mod grow;
@@ -37,15 +38,15 @@ pub mod tally;
 mod tests;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use chrono::{DateTime, Utc};
 
 use crate::config::Config;
+use crate::dataset::Survey;
 use crate::error::HintExt;
 use crate::fsx;
 use crate::progress::Progress;
@@ -110,7 +111,7 @@ impl Default for TrainRequest {
 
 /// [`train_on`] the stored window `window`.
 ///
-/// - Errors: its grid cannot be read, or those of [`train_on`].
+/// - Errors: its values cannot be read, or those of [`train_on`].
 pub fn train(
     site: &Site,
     window: &Window,
@@ -119,8 +120,10 @@ pub fn train(
     now: DateTime<Utc>,
     progress: &dyn Progress,
 ) -> Result<TrainOutcome> {
-    let grid = Arc::new(window.read_grid().with_context(|| format!("read window {}", window.id))?);
-    let material = Material { window_id: &window.id, grid: &grid, split: &window.manifest.split };
+    let begun = Instant::now();
+    let feed = window.feed(site.config.training.memory_bytes())?;
+    progress.detail(&format!("window read in {:.2} s", begun.elapsed().as_secs_f64()));
+    let material = Material { window_id: &window.id, feed: &feed, split: &window.manifest.split };
     train_on(site, &material, request, stop, now, progress)
 }
 
@@ -171,8 +174,18 @@ fn train_here(
     let last = open_checkpoint(site, request, progress)?;
     let spent = time_spent(request, last.as_ref());
     let plan = decide(site, material, request, last.as_ref())?;
+    if plan == Plan::Publish {
+        progress.note("this run is trained already");
+        let last = last.context("a finished run has a checkpoint")?;
+        return publish::publish(site, &Footing::unchanged(last, &Device::Cpu)?, now);
+    }
+    let begun = Instant::now();
+    let is_fitted = matches!(plan, Plan::Continue { .. });
+    let survey = Survey::of(material.feed, material.split, &site.config, !is_fitted)
+        .context("look at the window's servers")?;
     let setting = Setting {
         material: *material,
+        survey: &survey,
         config: &site.config,
         device: &device,
         device_reason: &device_reason,
@@ -181,17 +194,11 @@ fn train_here(
         now,
         left: last.as_ref().map(|last| last.state.lineage.as_str()),
     };
-    let (footing, until) = match plan {
-        Plan::Publish => {
-            progress.note("this run is trained already");
-            let last = last.context("a finished run has a checkpoint")?;
-            return publish::publish(site, &Footing::unchanged(last, &Device::Cpu)?, now);
-        }
-        _ => begin(site, request, &setting, plan, last.clone(), progress)?,
-    };
+    let (footing, until) = begin(site, request, &setting, plan, last.clone(), progress)?;
     let limit = request.max_duration.map(|limit| limit.saturating_sub(spent));
     let dir = site.checkpoints_dir();
-    let mut session = Session::new(footing, material, &site.config, &device, dir, limit)?;
+    let mut session = Session::new(footing, (material, &survey), &site.config, &device, dir, limit)?;
+    progress.detail(&format!("prepared in {:.2} s", begun.elapsed().as_secs_f64()));
     let kept = match &last {
         Some(last) => keep_left_lineage(site, last, &session.footing.state.lineage, progress)?,
         None => None,

@@ -70,6 +70,11 @@ impl Pace {
         self.secs_before + self.started.elapsed().as_secs_f64()
     }
 
+    /// Batches of this process so far.
+    pub fn n_batches(&self) -> u64 {
+        self.batches
+    }
+
     /// Measured in this process; never 0.
     pub fn secs_per_batch(&self) -> f64 {
         (self.started.elapsed().as_secs_f64() / self.batches.max(1) as f64).max(1e-9)

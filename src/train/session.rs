@@ -22,17 +22,18 @@ use candle_core::{Device, Tensor};
 use super::artifact::{named_weights, weights_sha256};
 use super::checkpoint::{self, Ending, EpochPosition, Parts, State};
 use super::ema::Ema;
+use super::epoch::{Epoch, Part, Size};
 use super::guard::Guard;
 use super::lineage::{Footing, Material};
 use super::lr_schedule::learning_rate;
-use super::order::epoch_order;
 use super::pace::{Pace, duration_text};
 use super::step::Learner;
 use crate::config::{Config, TrainingConfig};
-use crate::dataset::{Dataset, SampleKey};
+use crate::dataset::{Dataset, SampleKey, Survey};
 use crate::error::Refusal;
 use crate::ops::random::Key;
 use crate::progress::{Progress, Tick};
+use crate::window::Feed;
 
 /// Share of training samples whose server poses as unknown, so that servers never seen can be served.
 const STRANGER_SHARE: f64 = 0.05;
@@ -43,8 +44,15 @@ pub struct Session<'a> {
     settings: &'a TrainingConfig,
     device: Device,
     checkpoints_dir: PathBuf,
-    dataset: Dataset,
-    keys: Vec<SampleKey>,
+    material: Material<'a>,
+    survey: &'a Survey,
+    max_gap_steps: usize,
+    /// The part in memory, and its blocks.
+    loaded: Option<(Vec<usize>, Dataset)>,
+    /// What the run has behind it at the beginning of each of its epochs, and at its end.
+    sizes: Vec<Size>,
+    /// Samples of the epoch so far.
+    n_in_epoch: u64,
     learner: Learner,
     pace: Pace,
 }
@@ -57,35 +65,46 @@ enum Left {
 }
 
 impl<'a> Session<'a> {
-    /// Puts data, network and optimizer on the device.
+    /// Puts network and optimizer on the device; values are read when an epoch asks for them.
     ///
     /// - Errors: the window has no training sample ([`Refusal::NotEnoughData`]); parts do not fit together.
     pub fn new(
         mut footing: Footing,
-        material: &Material<'_>,
+        (material, survey): (&Material<'a>, &'a Survey),
         config: &'a Config,
         device: &Device,
         checkpoints_dir: PathBuf,
         limit: Option<Duration>,
     ) -> Result<Self> {
         let settings = &config.training;
-        let max_gap_steps = config.window.max_gap_steps;
-        let dataset = Dataset::new(material.grid.clone(), footing.preprocessing.clone(), max_gap_steps)?;
-        let keys = dataset.train_keys(material.split);
-        if keys.is_empty() {
+        if survey.servers.iter().all(|server| server.cutoffs.is_empty()) {
             let reasons = vec!["the window holds no training sample without a long gap".to_owned()];
             return Err(Refusal::NotEnoughData { reasons }.into());
         }
-        fix_sizes(&mut footing.state, keys.len(), settings)?;
-        let (network, sizes) = ((&footing.config, &footing.params), (&config.model, settings));
-        let mut learner = Learner::new(network, &footing.preprocessing, sizes, device)?;
+        let sizes = sizes(&footing.state, material.feed, survey, settings);
+        fix_size(&mut footing.state, &sizes)?;
+        let (network, settled) = ((&footing.config, &footing.params), (&config.model, settings));
+        let mut learner = Learner::new(network, &footing.preprocessing, settled, device)?;
         if let Some(moments) = footing.moments.take() {
             let n_steps = footing.state.moment_steps;
             learner.optimizer.restore(&moments, n_steps).context("continue the optimizer")?;
         }
         let pace = Pace::begin(limit, footing.state.run.duration_secs);
         let device = device.clone();
-        Ok(Self { footing, settings, device, checkpoints_dir, dataset, keys, learner, pace })
+        Ok(Self {
+            footing,
+            settings,
+            device,
+            checkpoints_dir,
+            material: *material,
+            survey,
+            max_gap_steps: config.window.max_gap_steps,
+            loaded: None,
+            sizes,
+            n_in_epoch: 0,
+            learner,
+            pace,
+        })
     }
 
     /// Trains until `until` epochs of the run are done, or time is up, and leaves a checkpoint of it.
@@ -123,22 +142,48 @@ impl<'a> Session<'a> {
     }
 
     fn run_epoch(&mut self, stop: &AtomicBool, progress: &dyn Progress) -> Result<Left> {
+        fix_size(&mut self.footing.state, &self.sizes)?;
+        let (feed, survey, settings) = (self.material.feed, self.survey, self.settings);
         let state = &self.footing.state;
-        let order =
-            epoch_order(self.keys.len(), self.settings.samples_per_epoch, state.seed, state.total_epochs);
-        let n_done = state.run.epoch.batches_done as usize;
-        for places in order.chunks(self.settings.batch_size).skip(n_done) {
-            if stop.load(Ordering::SeqCst) {
-                return Ok(Left::Stopped);
+        let epoch = Epoch::plan(feed, survey, settings, state.seed, state.total_epochs);
+        let mut n_done = state.run.epoch.batches_done;
+        self.n_in_epoch = 0;
+        for part in &epoch.parts {
+            let n_batches = part.size(settings.batch_size).n_batches;
+            if n_done >= n_batches {
+                n_done -= n_batches;
+                self.n_in_epoch += part.size(settings.batch_size).n_samples;
+                continue;
             }
-            if self.pace.is_out_of_time() {
-                return Ok(Left::OutOfTime);
+            let samples = epoch.samples(part, feed, survey, settings);
+            self.n_in_epoch += n_done * settings.batch_size as u64;
+            for keys in samples.batches(settings.batch_size).skip(n_done as usize) {
+                if stop.load(Ordering::SeqCst) {
+                    return Ok(Left::Stopped);
+                }
+                if self.pace.is_out_of_time() {
+                    return Ok(Left::OutOfTime);
+                }
+                self.load(part)?;
+                self.train_batch(&keys)?;
+                self.n_in_epoch += keys.len() as u64;
+                self.tell(progress);
             }
-            let keys: Vec<SampleKey> = places.iter().map(|place| self.keys[*place as usize]).collect();
-            self.train_batch(&keys)?;
-            self.tell(progress);
+            n_done = 0;
         }
         Ok(Left::AtItsEnd)
+    }
+
+    /// Puts the servers of `part` into memory, if they are not there; those that were are let go before.
+    fn load(&mut self, part: &Part) -> Result<()> {
+        if self.loaded.as_ref().is_some_and(|(blocks, _)| *blocks == part.blocks) {
+            return Ok(());
+        }
+        self.loaded = None;
+        let grid = self.material.feed.read(&part.blocks).context("read a part of the window")?;
+        let dataset = Dataset::new(grid, self.footing.preprocessing.clone(), self.max_gap_steps)?;
+        self.loaded = Some((part.blocks.clone(), dataset));
+        Ok(())
     }
 
     /// One batch: forward, backward, a checkpoint if it is time, and a step; nothing of it but the first two if loss
@@ -147,7 +192,8 @@ impl<'a> Session<'a> {
         let (seed, number) = (self.footing.state.seed, self.footing.state.total_batches);
         let strangers = Key::new(seed).name("strangers").number(number);
         let is_stranger = |place: usize| strangers.uniform(place as u64) < STRANGER_SHARE;
-        let batch = self.dataset.batch_with_strangers(keys, is_stranger, &self.device)?;
+        let (_, dataset) = self.loaded.as_ref().context("a batch needs its servers in memory")?;
+        let batch = dataset.batch_with_strangers(keys, is_stranger, &self.device)?;
         let look = self.learner.look(&batch, seed, number)?;
         if Guard::is_finite(look.loss, look.norm)
             && self.pace.is_checkpoint_due(self.settings.checkpoint_secs)
@@ -155,8 +201,9 @@ impl<'a> Session<'a> {
             self.checkpoint()?;
         }
         let rate = learning_rate(self.settings.learning_rate, self.position(), self.n_planned());
+        let n_batches = self.planned().n_batches;
         let state = &mut self.footing.state;
-        let is_good = state.run.guard.admit(look.loss, look.norm, state.run.batches_planned())?;
+        let is_good = state.run.guard.admit(look.loss, look.norm, n_batches)?;
         if is_good {
             self.learner.step(&look, rate)?;
             state.total_steps += 1;
@@ -175,14 +222,26 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// What of the run is behind it at the beginning of this epoch.
+    fn before(&self) -> Size {
+        let done = self.footing.state.run.epochs_done as usize;
+        self.sizes.get(done).copied().unwrap_or_else(|| self.planned())
+    }
+
+    /// The whole run.
+    fn planned(&self) -> Size {
+        self.sizes.last().copied().unwrap_or_default()
+    }
+
+    /// Batches of this run seen so far: the position in the learning-rate schedule.
     fn position(&self) -> u64 {
-        self.footing.state.run.batches_done()
+        self.before().n_batches + self.footing.state.run.epoch.batches_done
     }
 
     /// Batches the learning rate is planned for: the whole run, or what the measured speed allows in time, so
     /// that a run cut short by its deadline has cooled down when it ends.
     fn n_planned(&self) -> u64 {
-        let n_planned = self.footing.state.run.batches_planned();
+        let n_planned = self.planned().n_batches;
         self.pace.batches_left().map_or(n_planned, |n_left| n_planned.min(self.position() + n_left.max(1)))
     }
 
@@ -256,15 +315,18 @@ impl<'a> Session<'a> {
     }
 
     fn tell(&self, progress: &dyn Progress) {
+        if self.pace.n_batches() == 1 {
+            progress.detail(&format!("first step in {:.2} s", self.pace.secs_per_batch()));
+        }
         let state = &self.footing.state;
         let run = &state.run;
-        let in_epoch = (run.epoch.batches_done * self.settings.batch_size as u64).min(run.n_samples);
-        let (rate, n_left) = (self.samples_per_s(), run.batches_planned().saturating_sub(self.position()));
+        let planned = self.planned();
+        let (rate, n_left) = (self.samples_per_s(), planned.n_batches.saturating_sub(self.position()));
         let left = self.pace.secs_per_batch() * n_left as f64;
         progress.tick(&Tick {
             stage: "train",
-            done: u64::from(run.epochs_done) * run.n_samples + in_epoch,
-            total: u64::from(run.epochs_planned) * run.n_samples,
+            done: self.before().n_samples + self.n_in_epoch,
+            total: planned.n_samples,
             unit: "samples",
             detail: format!(
                 "epoch {} train {:.4} {rate:.0} samples/s left {}",
@@ -280,16 +342,24 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Notes the size of an epoch, or checks that a continued one has it.
-fn fix_sizes(state: &mut State, n_keys: usize, settings: &TrainingConfig) -> Result<()> {
-    let n_taken = match settings.samples_per_epoch {
-        0 => n_keys,
-        n => n.min(n_keys),
-    };
-    let n_samples = n_taken as u64;
-    let n_batches = n_taken.div_ceil(settings.batch_size) as u64;
+/// What a run has behind it at the beginning of each of its epochs, and at its end.
+fn sizes(state: &State, feed: &Feed, survey: &Survey, settings: &TrainingConfig) -> Vec<Size> {
+    let first = state.total_epochs - u64::from(state.run.epochs_done);
+    let mut sizes = vec![Size::default()];
+    for epoch in first..first + u64::from(state.run.epochs_planned) {
+        let size = Epoch::plan(feed, survey, settings, state.seed, epoch).size(settings.batch_size);
+        sizes.push(sizes[sizes.len() - 1].plus(size));
+    }
+    sizes
+}
+
+/// Notes the size of the epoch that comes next, or checks that a continued one has it.
+fn fix_size(state: &mut State, sizes: &[Size]) -> Result<()> {
+    let done = state.run.epochs_done as usize;
+    let (Some(before), Some(after)) = (sizes.get(done), sizes.get(done + 1)) else { return Ok(()) };
+    let (n_samples, n_batches) = (after.n_samples - before.n_samples, after.n_batches - before.n_batches);
     let run = &mut state.run;
-    let (is_new, found) = (run.n_batches == 0, (run.n_samples, run.n_batches));
+    let (is_new, found) = (run.epoch.batches_done == 0, (run.n_samples, run.n_batches));
     ensure!(
         is_new || found == (n_samples, n_batches),
         "the epoch in the checkpoint has {} samples, the window gives {n_samples}",

@@ -1,6 +1,7 @@
 //! Stories of whole runs on a toy fleet.
 
 mod ema_tests;
+mod parts;
 mod told;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use crate::evaluate::{Exam, predict, score_baselines, score_model};
 use crate::model_manifest::ModelManifest;
 use crate::progress::{Silent, Tick};
 use crate::schema::Metric;
+use crate::window::Feed;
 use crate::window::grid::{Grid, Server};
 use crate::window::split::{Split, plan_split};
 
@@ -94,8 +96,20 @@ impl Toy {
         Self { _dir: dir, site, grid: Arc::new(grid), split, window_id: "w1".into() }
     }
 
-    fn material(&self) -> Material<'_> {
-        Material { window_id: &self.window_id, grid: &self.grid, split: &self.split }
+    fn feed(&self) -> Feed {
+        self.grid.clone().into()
+    }
+
+    fn material<'a>(&'a self, feed: &'a Feed) -> Material<'a> {
+        Material { window_id: &self.window_id, feed, split: &self.split }
+    }
+
+    fn trained_until(&self) -> DateTime<Utc> {
+        self.material(&self.feed()).trained_until()
+    }
+
+    fn survey(&self) -> Survey {
+        Survey::of_grid(&self.grid, &self.split, &self.site.config).unwrap()
     }
 
     fn train_with(
@@ -104,7 +118,7 @@ impl Toy {
         stop: &AtomicBool,
         progress: &dyn Progress,
     ) -> Result<TrainOutcome> {
-        train_on(&self.site, &self.material(), request, stop, now(), progress)
+        train_on(&self.site, &self.material(&self.feed()), request, stop, now(), progress)
     }
 
     fn train(&self, request: &TrainRequest) -> Result<TrainOutcome> {
@@ -289,7 +303,9 @@ fn steps_that_are_not_finite_stop_the_run_and_the_last_checkpoint_stays() {
     // 18 batches an epoch: the limit of ten bad ones is met before its end.
     let mut config = toy.site.config.clone();
     (config.training.batch_size, config.training.checkpoint_secs) = (5, 0);
-    let mut session = Session::new(footing, &toy.material(), &config, &Device::Cpu, dir, None).unwrap();
+    let (feed, survey) = (toy.feed(), toy.survey());
+    let look = (&toy.material(&feed), &survey);
+    let mut session = Session::new(footing, look, &config, &Device::Cpu, dir, None).unwrap();
     let error = session.run(3, &AtomicBool::new(false), &Silent).unwrap_err();
     assert!(format!("{error:#}").contains("diverged"), "{error:#}");
     assert_eq!(session.footing.state.run.guard.n_skipped, 11);
@@ -393,19 +409,19 @@ fn a_changed_config_begins_a_new_lineage_where_that_is_wanted() {
 #[test]
 fn a_lineage_remembers_the_newest_rows_it_was_taught() {
     let mut toy = Toy::new();
-    let end = toy.material().trained_until();
+    let end = toy.trained_until();
     assert_eq!(end.timestamp_millis(), toy.grid.time_ms(toy.split.train_end));
     let first = toy.train(&epochs(1)).unwrap();
     assert_eq!(ModelManifest::read(&first.model_dir).unwrap().trained_until, end);
     // A longer holdout cuts the train part shorter: what was seen before stays seen.
     toy.split = plan_split(toy.grid.n_steps, 12, 4, 48).unwrap().split;
     toy.window_id = "w2".into();
-    assert!(toy.material().trained_until() < end);
+    assert!(toy.trained_until() < end);
     let from = TrainRequest { start: Start::From(first.model_dir), ..epochs(1) };
     assert_eq!(toy.train(&from).unwrap().record.trained_until, end);
     assert_eq!(toy.train(&epochs(1)).unwrap().record.trained_until, end);
     let fresh = TrainRequest { start: Start::Fresh, ..epochs(1) };
-    assert_eq!(toy.train(&fresh).unwrap().record.trained_until, toy.material().trained_until());
+    assert_eq!(toy.train(&fresh).unwrap().record.trained_until, toy.trained_until());
 }
 
 #[test]
@@ -427,8 +443,10 @@ fn a_newcomer_gets_its_kins_row_and_changes_nobody_elses() {
     let before = toy.last();
     toy.grid = Arc::new(grid(&["db1", "db2", "db3", "ml1", "zz1"], 10));
     toy.window_id = "w2".into();
+    let (feed, survey) = (toy.feed(), toy.survey());
     let setting = Setting {
-        material: toy.material(),
+        material: toy.material(&feed),
+        survey: &survey,
         config: &toy.site.config,
         device: &Device::Cpu,
         device_reason: "cpu",

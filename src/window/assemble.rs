@@ -1,15 +1,16 @@
 //! Step tables of single days, put together on one grid.
 //!
-//! Each table is read once. Until the last one nobody knows which servers and statuses there are, so values gather
-//! in one lane per server, which are laid side by side in the end and let go one by one: memory is the grid, one
-//! lane and one day.
+//! Two looks at every day: [`survey`] learns which servers and statuses there are, so that [`fill`] can lay the grid out
+//! once and write each value to its place. Memory is the grid, and one day. A window larger than memory is filled a few
+//! servers at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
 
-use crate::buffer::step_table::{NO_STATUS, StepTable};
+use crate::buffer::step_table::{NO_STATUS, StepOutline, StepTable};
 use crate::progress::{Progress, Tick};
 use crate::schema::Schema;
 
@@ -23,37 +24,85 @@ pub struct DayCount {
     pub n_raw_rows: u64,
 }
 
-/// A grid and what went into it.
-#[derive(Debug)]
-pub struct Assembled {
-    pub grid: Grid,
+/// Who and what is in some days.
+#[derive(Clone, Debug)]
+pub struct Cast {
+    /// Ascending by name.
+    pub servers: Vec<Server>,
+    /// Ascending.
+    pub statuses: Vec<String>,
     pub days: Vec<DayCount>,
 }
 
-/// Puts the step tables of `days` on the grid of `span`, one column per metric of `schema`.
+/// Learns who is in `days`.
 ///
-/// Steps outside the span are left out. Where a step reaches across midnight, both days have a part of it: the
-/// earlier day's values stand. A server's profile is the last one its records gave, else that of the rules.
+/// A server's profile is the last one its records gave, else that of the rules.
 ///
-/// - Errors: a table cannot be read, or has another step or other metrics; the day is named.
-pub fn assemble(
-    span: &Span,
+/// - Errors: a day cannot be read; it is named.
+pub fn survey(
     days: &[NaiveDate],
     schema: &Schema,
+    outline: &mut dyn FnMut(NaiveDate) -> Result<StepOutline>,
+) -> Result<Cast> {
+    let mut profiles: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let mut statuses = BTreeSet::new();
+    let mut counts = Vec::with_capacity(days.len());
+    for day in days {
+        let outline = outline(*day).with_context(|| format!("read the steps of {day}"))?;
+        for (name, profile) in outline.servers.into_iter().zip(outline.profiles) {
+            let known = profiles.entry(name).or_default();
+            *known = profile.or(known.take());
+        }
+        statuses.extend(outline.statuses);
+        counts.push(DayCount { date: *day, n_raw_rows: outline.n_raw_rows });
+    }
+    let server = |(name, profile): (String, Option<String>)| {
+        let profile = profile.unwrap_or_else(|| schema.profile_of(&name).to_owned());
+        Server { name, profile }
+    };
+    let servers = profiles.into_iter().map(server).collect();
+    Ok(Cast { servers, statuses: statuses.into_iter().collect(), days: counts })
+}
+
+/// Puts the step tables of the cast's days on the grid of `span`, one column per metric of `schema`, for `servers`
+/// (positions in the cast).
+///
+/// Steps outside the span are left out. Where a step reaches across midnight, both days have a part of it: the
+/// earlier day's values stand.
+///
+/// - Errors: a table cannot be read, or has another step or other metrics; the day is named.
+pub fn fill(
+    span: &Span,
+    schema: &Schema,
+    cast: &Cast,
+    servers: Range<usize>,
     read: &mut dyn FnMut(NaiveDate) -> Result<StepTable>,
     progress: &dyn Progress,
-) -> Result<Assembled> {
-    let mut lanes = Lanes::new(span, schema);
-    let mut counts = Vec::with_capacity(days.len());
-    for (done, day) in days.iter().enumerate() {
-        let table = read(*day).with_context(|| format!("read the steps of {day}"))?;
+) -> Result<Grid> {
+    let mut grid = outline(span, schema, cast).with_room_for(servers);
+    for (done, count) in cast.days.iter().enumerate() {
+        let day = count.date;
+        let table = read(day).with_context(|| format!("read the steps of {day}"))?;
         ensure_fits(&table, span, schema).with_context(|| format!("use the steps of {day}"))?;
-        lanes.fill(&table);
-        counts.push(DayCount { date: *day, n_raw_rows: table.n_raw_rows() });
-        let (done, total) = (done as u64 + 1, days.len() as u64);
+        take(&mut grid, &table, span);
+        let (done, total) = (done as u64 + 1, cast.days.len() as u64);
         progress.tick(&Tick { stage: "window", done, total, unit: "days", detail: day.to_string() });
     }
-    Ok(Assembled { grid: lanes.into_grid(schema), days: counts })
+    Ok(grid)
+}
+
+/// The grid of all servers of the cast without its values.
+pub fn outline(span: &Span, schema: &Schema, cast: &Cast) -> Grid {
+    Grid {
+        servers: cast.servers.clone(),
+        metrics: schema.metrics.iter().map(|metric| metric.name.clone()).collect(),
+        statuses: cast.statuses.clone(),
+        start_ms: span.start_ms,
+        step_secs: span.step_secs,
+        n_steps: span.n_steps,
+        values: Vec::new(),
+        status: Vec::new(),
+    }
 }
 
 fn ensure_fits(table: &StepTable, span: &Span, schema: &Schema) -> Result<()> {
@@ -67,113 +116,44 @@ fn ensure_fits(table: &StepTable, span: &Span, schema: &Schema) -> Result<()> {
     Ok(())
 }
 
-/// The values of one server over the whole span.
-struct Lane {
-    /// The last one its records gave.
-    profile: Option<String>,
-    /// `[T, M]` row-major, NaN where missing.
-    values: Vec<f32>,
-    /// `[T]`: 0 where no status is known, else 1 + the status' place in the order of their appearance.
-    status: Vec<u32>,
-}
-
-/// The lanes of every server seen so far.
-struct Lanes<'a> {
-    span: &'a Span,
-    n_metrics: usize,
-    servers: BTreeMap<String, Lane>,
-    /// Status texts and their place in the order of their appearance.
-    statuses: HashMap<String, u32>,
-}
-
-impl<'a> Lanes<'a> {
-    fn new(span: &'a Span, schema: &Schema) -> Self {
-        Self { span, n_metrics: schema.metrics.len(), servers: BTreeMap::new(), statuses: HashMap::new() }
-    }
-
-    fn fill(&mut self, table: &StepTable) {
-        let statuses: Vec<u32> = table.statuses.iter().map(|status| self.number_of(status)).collect();
-        let (span, n_metrics) = (self.span, self.n_metrics);
-        let mut entry = 0;
-        while entry < table.len() {
-            // Entries of a server lie together; any order would do.
-            let server = table.server_idx[entry];
-            let lane =
-                self.lane_of(&table.servers[server as usize], table.profiles[server as usize].as_ref());
-            while entry < table.len() && table.server_idx[entry] == server {
-                if let Some(step) = span.step_at(table.step_ms[entry]) {
-                    lane.take(step, n_metrics, table, entry, &statuses);
-                }
-                entry += 1;
+/// Takes over what `table` has of the grid's servers. One that the grid does not know came in since it was laid out:
+/// the caller sees that the sources changed.
+fn take(grid: &mut Grid, table: &StepTable, span: &Span) {
+    let statuses: Vec<u16> = table.statuses.iter().map(|status| number_of(&grid.statuses, status)).collect();
+    let mut entry = 0;
+    while entry < table.len() {
+        // Entries of a server lie together; any order would do.
+        let of_table = table.server_idx[entry];
+        let n_entries = table.server_idx[entry..].iter().take_while(|server| **server == of_table).count();
+        let entries = entry..entry + n_entries;
+        entry = entries.end;
+        let name = &table.servers[of_table as usize];
+        let Ok(server) = grid.servers.binary_search_by(|known| known.name.cmp(name)) else { continue };
+        for entry in entries {
+            if let Some(step) = span.step_at(table.step_ms[entry]) {
+                take_entry(grid, server * grid.n_steps + step, table, entry, &statuses);
             }
         }
     }
+}
 
-    fn number_of(&mut self, status: &str) -> u32 {
-        let next = self.statuses.len() as u32 + 1;
-        *self.statuses.entry(status.to_owned()).or_insert(next)
-    }
-
-    fn lane_of(&mut self, name: &str, profile: Option<&String>) -> &mut Lane {
-        let (n_steps, n_metrics) = (self.span.n_steps, self.n_metrics);
-        let lane = self.servers.entry(name.to_owned()).or_insert_with(|| Lane {
-            profile: None,
-            values: vec![f32::NAN; n_steps * n_metrics],
-            status: vec![0; n_steps],
-        });
-        if profile.is_some() {
-            lane.profile = profile.cloned();
+fn take_entry(grid: &mut Grid, cell: usize, table: &StepTable, entry: usize, statuses: &[u16]) {
+    let n_metrics = grid.metrics.len();
+    let row = &mut grid.values[cell * n_metrics..(cell + 1) * n_metrics];
+    for (value, column) in row.iter_mut().zip(&table.values) {
+        if !value.is_finite() {
+            *value = column[entry];
         }
-        lane
     }
-
-    fn into_grid(self, schema: &Schema) -> Grid {
-        let (statuses, rank) = ranked(self.statuses);
-        let n_cells = self.servers.len() * self.span.n_steps;
-        let mut grid = Grid {
-            servers: Vec::with_capacity(self.servers.len()),
-            metrics: schema.metrics.iter().map(|metric| metric.name.clone()).collect(),
-            statuses,
-            start_ms: self.span.start_ms,
-            step_secs: self.span.step_secs,
-            n_steps: self.span.n_steps,
-            values: Vec::with_capacity(n_cells * self.n_metrics),
-            status: Vec::with_capacity(n_cells),
-        };
-        for (name, lane) in self.servers {
-            let profile = lane.profile.unwrap_or_else(|| schema.profile_of(&name).to_owned());
-            grid.servers.push(Server { name, profile });
-            grid.values.extend(lane.values);
-            grid.status.extend(lane.status.into_iter().map(|number| rank[number as usize]));
-        }
-        grid
+    if table.status_idx[entry] != NO_STATUS {
+        grid.status[cell] = statuses[table.status_idx[entry] as usize];
     }
 }
 
-impl Lane {
-    fn take(&mut self, step: usize, n_metrics: usize, table: &StepTable, entry: usize, statuses: &[u32]) {
-        let row = &mut self.values[step * n_metrics..(step + 1) * n_metrics];
-        for (value, column) in row.iter_mut().zip(&table.values) {
-            if !value.is_finite() {
-                *value = column[entry];
-            }
-        }
-        if table.status_idx[entry] != NO_STATUS {
-            self.status[step] = statuses[table.status_idx[entry] as usize];
-        }
-    }
-}
-
-/// The status texts, ascending, and for each number given so far 1 + its place among them; 0, unknown, for what a
-/// u16 cannot number.
-fn ranked(numbers: HashMap<String, u32>) -> (Vec<String>, Vec<u16>) {
-    let mut rank = vec![0; numbers.len() + 1];
-    let mut named: Vec<(String, u32)> = numbers.into_iter().collect();
-    named.sort_unstable();
-    for (place, (_, number)) in named.iter().enumerate() {
-        rank[*number as usize] = u16::try_from(place + 1).unwrap_or(0);
-    }
-    (named.into_iter().map(|(text, _)| text).collect(), rank)
+/// 1 + the place of a status among those of the grid; 0, unknown, for what a u16 cannot number.
+fn number_of(statuses: &[String], status: &String) -> u16 {
+    let place = statuses.binary_search(status).ok();
+    place.and_then(|place| u16::try_from(place + 1).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -187,11 +167,22 @@ mod tests {
         Schema { metrics: vec![Metric::new("cpu", "%"), Metric::new("mem", "%")], profiles: Vec::new() }
     }
 
-    fn assemble_all(span: &Span, tables: &[StepTable]) -> Result<Assembled> {
+    fn assemble_all(span: &Span, tables: &[StepTable]) -> Result<(Grid, Cast)> {
         let first: NaiveDate = "2024-01-01".parse().unwrap();
         let days: Vec<NaiveDate> = first.iter_days().take(tables.len()).collect();
-        let mut read = |day: NaiveDate| Ok(tables[(day - first).num_days() as usize].clone());
-        assemble(span, &days, &schema(), &mut read, &Silent)
+        let table = |day: NaiveDate| &tables[(day - first).num_days() as usize];
+        let cast = survey(&days, &schema(), &mut |day| Ok(table(day).outline()))?;
+        let all = 0..cast.servers.len();
+        let grid = fill(span, &schema(), &cast, all, &mut |day| Ok(table(day).clone()), &Silent)?;
+        for server in 0..cast.servers.len() {
+            let alone = server..server + 1;
+            let part = fill(span, &schema(), &cast, alone, &mut |day| Ok(table(day).clone()), &Silent)?;
+            let cells = server * grid.n_steps..(server + 1) * grid.n_steps;
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&part.values), bits(&grid.values[2 * cells.start..2 * cells.end]));
+            assert_eq!((&part.status[..], &part.servers[0]), (&grid.status[cells], &grid.servers[server]));
+        }
+        Ok((grid, cast))
     }
 
     #[test]
@@ -202,14 +193,13 @@ mod tests {
         second.profiles[0] = Some("database".into());
         second.statuses = vec!["idle".into(), "up".into()];
         second.status_idx[1] = 1;
-        let assembled = assemble_all(&span, &[first, second]).unwrap();
-        let grid = assembled.grid;
+        let (grid, cast) = assemble_all(&span, &[first, second]).unwrap();
         let servers: Vec<_> = grid.servers.iter().map(|s| (s.name.as_str(), s.profile.as_str())).collect();
         assert_eq!(servers, [("a", "database"), ("b", "generic")]);
         assert_eq!((grid.row(0, 3)[0], grid.row(1, 1)[0], grid.row(1, 3)[1]), (30.0, 10.0, 31.0));
         assert_eq!(grid.values.iter().filter(|value| value.is_finite()).count(), 6);
         assert_eq!((grid.status[4 + 3], grid.status[3]), (2, 0));
-        assert_eq!(assembled.days.iter().map(|day| day.n_raw_rows).collect::<Vec<_>>(), [20, 30]);
+        assert_eq!(cast.days.iter().map(|day| day.n_raw_rows).collect::<Vec<_>>(), [20, 30]);
     }
 
     #[test]
@@ -217,7 +207,7 @@ mod tests {
         let span = Span::between(0, 2 * STEP_MS, 300);
         let mut early = table(2, &[("a", 1, 1.0)]);
         early.values[1][0] = f32::NAN;
-        let grid = assemble_all(&span, &[early, table(2, &[("a", 1, 2.0)])]).unwrap().grid;
+        let grid = assemble_all(&span, &[early, table(2, &[("a", 1, 2.0)])]).unwrap().0;
         assert_eq!(grid.row(0, 1), [1.0, 2.0]);
     }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use chrono::{DateTime, NaiveDate, Utc};
 
-use crate::buffer::step_table::StepTable;
+use crate::buffer::step_table::{StepOutline, StepTable};
 use crate::buffer::{Buffer, SourceDigest};
 use crate::progress::Progress;
 use crate::site::Site;
@@ -21,6 +21,10 @@ impl DaySource for Buffer {
 
     fn sources(&self, day: NaiveDate) -> Result<Vec<Source>> {
         Ok(sources_of(day, self.source_digests(day)?))
+    }
+
+    fn outline(&self, day: NaiveDate) -> Result<StepOutline> {
+        self.outline_day(day)
     }
 
     fn read(&self, day: NaiveDate) -> Result<(StepTable, Vec<Source>)> {

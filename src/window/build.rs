@@ -3,11 +3,14 @@
 //! A window is named after its inputs (sources, schema, step, split, settings), so asking again for the same
 //! costs nothing, and a night that is repeated trains on the very same bytes.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
-use crate::buffer::step_table::StepTable;
+use crate::buffer::step_table::{StepOutline, StepTable};
 use crate::calendar;
 use crate::config::MAX_WINDOW_DAYS;
 use crate::error::{HintExt, Refusal};
@@ -15,13 +18,13 @@ use crate::fsx;
 use crate::progress::Progress;
 use crate::site::Site;
 
-use super::assemble::{Assembled, assemble};
-use super::grid::Grid;
+use super::assemble::{Cast, fill, outline, survey};
+use super::grid::{Grid, Server, bytes_a_server};
 use super::manifest::{FORMAT, Manifest, Source};
-use super::quality::{Asked, QualityReport, Severity, examine};
+use super::quality::{Asked, Examination, QualityReport, Severity};
 use super::span::Span;
 use super::split::{PlannedSplit, Split, holdout_steps, plan_split};
-use super::store::{self, Window};
+use super::store::{self, Draft, Window};
 
 /// Which window to build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub trait DaySource {
     fn dates(&self) -> Result<Vec<NaiveDate>>;
     /// The files behind a day, in a fixed order; cheap where they are known already.
     fn sources(&self, day: NaiveDate) -> Result<Vec<Source>>;
+    /// Who and what is in the day's step aggregates; cheap where they are known already.
+    fn outline(&self, day: NaiveDate) -> Result<StepOutline>;
     /// The day's step aggregates, and the files they were made of.
     fn read(&self, day: NaiveDate) -> Result<(StepTable, Vec<Source>)>;
 }
@@ -83,16 +88,16 @@ pub fn build_from(
                 }
             }
         }
-        let Look { assembled, report, sources } = look(source, site, &plan, progress)
+        let mut draft = Draft::begin(site, &plan.id)?;
+        let mut write = |grid: &Grid, servers: &[usize]| draft.write(grid, servers);
+        let Look { outline, report, sources } = look(source, site, &plan, &mut write, progress)
             .with_context(|| format!("build window {}..{}", plan.asked.first_day, plan.asked.end_day))?;
-        if sources != plan.sources {
+        if sources.iter().any(|sources| *sources != plan.sources) {
             progress.note("rows came in while the window was read; it is read again");
             continue;
         }
         let split = decide(&plan, &report, progress)?;
-        let servers = report.usable();
-        let manifest = manifest_of(site, &plan, split, &assembled.grid, &servers, report);
-        let window = store::publish(site, &assembled.grid, &servers, manifest)?;
+        let window = draft.publish(&outline, manifest_of(site, &plan, split, &outline, report))?;
         store::point_at(site, &window.id)?;
         return Ok(window);
     }
@@ -108,7 +113,7 @@ pub fn inspect_from(
     progress: &dyn Progress,
 ) -> Result<QualityReport> {
     let plan = plan(source, site, request, now)?;
-    Ok(look(source, site, &plan, progress)?.report)
+    Ok(look(source, site, &plan, &mut |_, _| Ok(()), progress)?.report)
 }
 
 /// The newest `n_steps` complete steps of every server before `now`, straight from the buffer.
@@ -127,8 +132,13 @@ pub fn recent_from(
     let last = calendar::day_of(end_ms - 1, site.zone());
     let dates = source.dates()?;
     let days: Vec<NaiveDate> = dates.into_iter().filter(|day| (first..=last).contains(day)).collect();
-    let mut read = |day: NaiveDate| Ok(source.read(day)?.0);
-    Ok(assemble(&span, &days, &site.schema(), &mut read, progress)?.grid)
+    // A few days, of which the last may be open: each is read once, and kept.
+    let read = |day: &NaiveDate| Ok((*day, source.read(*day)?.0));
+    let mut tables: BTreeMap<NaiveDate, StepTable> = days.iter().map(read).collect::<Result<_>>()?;
+    let schema = site.schema();
+    let cast = survey(&days, &schema, &mut |day| Ok(tables[&day].outline()))?;
+    let mut take = |day: NaiveDate| tables.remove(&day).context("each day is there once");
+    fill(&span, &schema, &cast, 0..cast.servers.len(), &mut take, progress)
 }
 
 fn plan(source: &dyn DaySource, site: &Site, request: &WindowRequest, now: DateTime<Utc>) -> Result<Plan> {
@@ -220,23 +230,52 @@ fn nothing_there(asked: Asked, dates: &[NaiveDate]) -> anyhow::Error {
 
 /// What reading the days of a plan gave.
 struct Look {
-    assembled: Assembled,
+    /// The grid of all servers, without their values.
+    outline: Grid,
     report: QualityReport,
-    /// The files that were really read, in the order of the days.
-    sources: Vec<Source>,
+    /// The files that were really read, in the order of the days, each time they were.
+    sources: Vec<Vec<Source>>,
 }
 
-/// Reads the days, each once, and says what they are worth.
-fn look(source: &dyn DaySource, site: &Site, plan: &Plan, progress: &dyn Progress) -> Result<Look> {
-    let mut sources = Vec::with_capacity(plan.sources.len());
-    let mut read = |day: NaiveDate| {
-        let (table, of_day) = source.read(day)?;
-        sources.extend(of_day);
-        Ok(table)
+/// Reads the days and says what they are worth; `take` is given every grid and which of its servers can be trained on.
+///
+/// Days are read once, or once per group of servers where all of them would not fit into `training.memory_mb`.
+fn look(
+    source: &dyn DaySource,
+    site: &Site,
+    plan: &Plan,
+    take: &mut dyn FnMut(&Grid, &[usize]) -> Result<()>,
+    progress: &dyn Progress,
+) -> Result<Look> {
+    let (span, schema) = (&plan.span, site.schema());
+    let cast = survey(&plan.days, &schema, &mut |day| source.outline(day))?;
+    let mut examination = Examination::new(&cast.days, plan.asked, plan.split.as_ref(), &site.config);
+    let mut sources = Vec::new();
+    for servers in groups(&cast, site, bytes_a_server(span.n_steps, schema.metrics.len())) {
+        let mut of_group = Vec::with_capacity(plan.sources.len());
+        let mut read = |day: NaiveDate| {
+            let (table, of_day) = source.read(day)?;
+            of_group.extend(of_day);
+            Ok(table)
+        };
+        let grid = fill(span, &schema, &cast, servers, &mut read, progress)?;
+        sources.push(of_group);
+        let usable = examination.add(&grid);
+        take(&grid, &usable)?;
+    }
+    let outline = outline(span, &schema, &cast);
+    Ok(Look { report: examination.finish(&outline), outline, sources })
+}
+
+/// The servers that are laid out at once; all of them if they fit into memory.
+fn groups(cast: &Cast, site: &Site, bytes_a_server: u64) -> Vec<Range<usize>> {
+    let n_servers = cast.servers.len();
+    let at_once = match site.config.training.memory_bytes() {
+        None => n_servers,
+        Some(bytes) => usize::try_from(bytes / bytes_a_server.max(1)).unwrap_or(usize::MAX),
     };
-    let assembled = assemble(&plan.span, &plan.days, &site.schema(), &mut read, progress)?;
-    let report = examine(&assembled.grid, &assembled.days, plan.asked, plan.split.as_ref(), &site.config);
-    Ok(Look { assembled, report, sources })
+    let at_once = at_once.clamp(1, n_servers.max(1));
+    (0..n_servers.max(1)).step_by(at_once).map(|first| first..(first + at_once).min(n_servers)).collect()
 }
 
 /// The split, unless a hard finding stands against it; soft findings become warnings.
@@ -253,15 +292,11 @@ fn decide(plan: &Plan, report: &QualityReport, progress: &dyn Progress) -> Resul
     }
 }
 
-fn manifest_of(
-    site: &Site,
-    plan: &Plan,
-    split: Split,
-    grid: &Grid,
-    servers: &[usize],
-    quality: QualityReport,
-) -> Manifest {
+fn manifest_of(site: &Site, plan: &Plan, split: Split, outline: &Grid, quality: QualityReport) -> Manifest {
     let span = &plan.span;
+    let judged = outline.servers.iter().zip(&quality.servers);
+    let servers: Vec<Server> =
+        judged.filter(|(_, quality)| quality.excluded.is_none()).map(|(server, _)| server.clone()).collect();
     Manifest {
         format: FORMAT,
         id: plan.id.clone(),
@@ -275,9 +310,9 @@ fn manifest_of(
         n_raw_rows: quality.n_raw_rows,
         schema_digest: site.schema().digest(),
         config_digest: plan.config_digest.clone(),
-        metrics: grid.metrics.clone(),
-        statuses: grid.statuses.clone(),
-        servers: servers.iter().map(|server| grid.servers[*server].clone()).collect(),
+        metrics: outline.metrics.clone(),
+        statuses: outline.statuses.clone(),
+        servers,
         split,
         sources: plan.sources.clone(),
         quality,

@@ -1,4 +1,4 @@
-//! Where a server's series has holes too long to bridge, answered in constant time for any range of steps.
+//! Where a server's series has holes too long to bridge, kept as runs.
 //!
 //! A step is *present* when at least one target is observed. Runs of absent steps up to the limit are bridged
 //! (the last value stands in, and is masked); every step of a longer run is *broken*, and so is everything
@@ -8,12 +8,13 @@ use std::ops::Range;
 
 use super::grid::Grid;
 
-/// Broken steps of every server of a grid, as prefix sums.
+/// Broken steps of every server of a grid: a few numbers per gap, nothing per step.
 #[derive(Clone, Debug)]
 pub struct Gaps {
-    n_steps: usize,
-    /// `[S, T + 1]`: broken steps before each step.
-    n_broken_before: Vec<u32>,
+    /// Runs of broken steps, ascending, server after server.
+    runs: Vec<Range<usize>>,
+    /// `[S + 1]`: where the runs of each server begin.
+    starts: Vec<usize>,
 }
 
 /// Whether any of `targets` (positions in `row`) has a value.
@@ -24,38 +25,61 @@ pub fn is_present(row: &[f32], targets: &[usize]) -> bool {
 impl Gaps {
     /// Finds the broken steps of `grid`; `targets` are positions in `grid.metrics`.
     pub fn find(grid: &Grid, targets: &[usize], max_gap_steps: usize) -> Self {
-        let n_steps = grid.n_steps;
-        let mut n_broken_before = Vec::with_capacity(grid.servers.len() * (n_steps + 1));
-        let mut is_broken = vec![false; n_steps];
+        let mut gaps = Self { runs: Vec::new(), starts: vec![0] };
+        let mut is_broken = vec![false; grid.n_steps];
         for server in 0..grid.servers.len() {
             let present = |step: usize| is_present(grid.row(server, step), targets);
             mark_broken(&mut is_broken, present, max_gap_steps);
-            let mut sum = 0;
-            n_broken_before.push(sum);
-            n_broken_before.extend(is_broken.iter().map(|broken| {
-                sum += u32::from(*broken);
-                sum
-            }));
+            gaps.push_runs(&is_broken);
         }
-        Self { n_steps, n_broken_before }
+        gaps
     }
 
-    /// Whether `server` has no broken step in `steps`; steps beyond the grid count as not broken.
-    pub fn is_whole(&self, server: usize, steps: Range<usize>) -> bool {
-        let base = server * (self.n_steps + 1);
-        let at = |step: usize| self.n_broken_before[base + step.min(self.n_steps)];
-        at(steps.start) == at(steps.end)
+    fn push_runs(&mut self, is_broken: &[bool]) {
+        let mut step = 0;
+        for run in is_broken.chunk_by(|a, b| a == b) {
+            if run[0] {
+                self.runs.push(step..step + run.len());
+            }
+            step += run.len();
+        }
+        self.starts.push(self.runs.len());
     }
 
-    /// The cutoffs among `candidates` around which `server` has a whole sample.
+    /// The cutoffs among `candidates` around which `server` has a whole sample, as ascending runs. Steps beyond the
+    /// grid count as not broken.
+    pub fn cutoff_runs(
+        &self,
+        server: usize,
+        encoder_length: usize,
+        horizon: usize,
+        candidates: Range<usize>,
+    ) -> Vec<Range<usize>> {
+        let mut whole = Vec::new();
+        let mut next = candidates.start;
+        for gap in &self.runs[self.starts[server]..self.starts[server + 1]] {
+            // A sample reaches from `cutoff - encoder_length` up to `cutoff + horizon`, its end not included.
+            let first_spoilt = (gap.start + 1).saturating_sub(horizon).min(candidates.end);
+            if next < first_spoilt {
+                whole.push(next..first_spoilt);
+            }
+            next = next.max(gap.end + encoder_length);
+        }
+        if next < candidates.end {
+            whole.push(next..candidates.end);
+        }
+        whole
+    }
+
+    /// [`Gaps::cutoff_runs`], one by one.
     pub fn cutoffs(
         &self,
         server: usize,
         encoder_length: usize,
         horizon: usize,
         candidates: Range<usize>,
-    ) -> impl Iterator<Item = usize> {
-        candidates.filter(move |cutoff| self.is_whole(server, cutoff - encoder_length..cutoff + horizon))
+    ) -> impl Iterator<Item = usize> + use<> {
+        self.cutoff_runs(server, encoder_length, horizon, candidates).into_iter().flatten()
     }
 }
 
@@ -99,5 +123,35 @@ mod tests {
         case("x---", 2, ".!!!");
         case("----", 9, "!!!!");
         case("", 1, "");
+    }
+
+    #[test]
+    fn runs_of_cutoffs_are_those_whose_samples_meet_no_broken_step() {
+        let series = ["xxxxxxxxxxxxxxxx", "----x-xxxxxxx---", "xxx-----xxxxxx-x", "x---x---x---xxxx"];
+        let mut gaps = Gaps { runs: Vec::new(), starts: vec![0] };
+        let mut broken = Vec::new();
+        for series in series {
+            let mut is_broken = vec![false; series.len()];
+            mark_broken(&mut is_broken, |step| series.as_bytes()[step] == b'x', 1);
+            gaps.push_runs(&is_broken);
+            broken.push(is_broken);
+        }
+        for (encoder_length, horizon) in [(1, 1), (2, 1), (3, 2), (1, 4), (16, 1)] {
+            let candidates = encoder_length..17;
+            for (server, is_broken) in broken.iter().enumerate() {
+                let is_whole = |cutoff: &usize| {
+                    let steps = cutoff - encoder_length..(cutoff + horizon).min(is_broken.len());
+                    !is_broken[steps].contains(&true)
+                };
+                let expected: Vec<usize> = candidates.clone().filter(is_whole).collect();
+                let got = gaps.cutoffs(server, encoder_length, horizon, candidates.clone());
+                assert_eq!(
+                    got.collect::<Vec<_>>(),
+                    expected,
+                    "{} {encoder_length} {horizon}",
+                    series[server]
+                );
+            }
+        }
     }
 }

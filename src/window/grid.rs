@@ -40,4 +40,41 @@ impl Grid {
         let start = (server * self.n_steps + step) * n_metrics;
         &self.values[start..start + n_metrics]
     }
+
+    /// The same grid without its values.
+    pub fn outline(&self) -> Self {
+        Self {
+            servers: self.servers.clone(),
+            metrics: self.metrics.clone(),
+            statuses: self.statuses.clone(),
+            values: Vec::new(),
+            status: Vec::new(),
+            ..*self
+        }
+    }
+
+    /// The grid of some of the servers, with room for their values and none of them there.
+    pub(super) fn with_room_for(&self, servers: impl Iterator<Item = usize>) -> Self {
+        let servers: Vec<Server> = servers.map(|server| self.servers[server].clone()).collect();
+        let n_cells = servers.len() * self.n_steps;
+        Self {
+            values: vec![f32::NAN; n_cells * self.metrics.len()],
+            status: vec![0; n_cells],
+            metrics: self.metrics.clone(),
+            statuses: self.statuses.clone(),
+            servers,
+            ..*self
+        }
+    }
+
+    /// Bytes that the values and statuses of one server take.
+    pub fn bytes_a_server(&self) -> u64 {
+        bytes_a_server(self.n_steps, self.metrics.len())
+    }
+}
+
+/// Bytes that `n_metrics` float32 values and a status take at each of `n_steps` steps.
+pub fn bytes_a_server(n_steps: usize, n_metrics: usize) -> u64 {
+    let cell = n_metrics * size_of::<f32>() + size_of::<u16>();
+    n_steps as u64 * cell as u64
 }

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`span`] turns days into steps, [`assemble`] puts step tables on a [`Grid`], [`split`] cuts
 //! it into train part, embargo and holdout, [`gaps`] finds its holes, [`quality`] says what it is worth,
-//! [`mod@build`] does all of that and [`store`] keeps the result.
+//! [`mod@build`] does all of that, [`store`] keeps the result and [`feed`] hands it out, whole or in parts.
 //!
 //! On disk a window is `windows/<end date>-<digest>/` with `steps.parquet` (`steps_file`) and `manifest.json`
 //! ([`manifest`]); it is never edited, and the same inputs give the same name and the same bytes. Features,
@@ -11,6 +11,7 @@
 pub mod assemble;
 pub mod buffered;
 pub mod build;
+pub mod feed;
 mod findings;
 pub mod gaps;
 pub mod grid;
@@ -22,12 +23,13 @@ pub mod split;
 mod steps_file;
 pub mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use buffered::{build, inspect, read_recent};
 pub use build::WindowRequest;
+pub use feed::Feed;
 pub use grid::{Grid, Server};
 pub use manifest::Manifest;
 pub use quality::{Finding, QualityReport, Severity};

@@ -99,11 +99,6 @@ impl QualityReport {
         let hard = self.findings.iter().filter(|finding| finding.severity == Severity::Hard);
         hard.map(|finding| finding.message.clone()).collect()
     }
-
-    /// Positions of the servers that are trained on.
-    pub fn usable(&self) -> Vec<usize> {
-        (0..self.servers.len()).filter(|server| self.servers[*server].excluded.is_none()).collect()
-    }
 }
 
 /// What was asked for, beside what was found.
@@ -114,37 +109,92 @@ pub struct Asked {
     pub end_day: NaiveDate,
 }
 
-/// Examines a grid; pure.
-pub fn examine(
-    grid: &Grid,
-    days: &[DayCount],
+/// Examines a window some servers at a time: the report does not depend on how many at once.
+pub struct Examination<'a> {
+    config: &'a Config,
+    plan: Option<&'a PlannedSplit>,
     asked: Asked,
-    plan: Option<&PlannedSplit>,
-    config: &Config,
-) -> QualityReport {
-    let model = &config.model;
-    let targets: Vec<usize> = model
-        .targets
-        .iter()
-        .filter_map(|target| grid.metrics.iter().position(|metric| metric == target))
-        .collect();
-    let gaps = Gaps::find(grid, &targets, config.window.max_gap_steps);
-    let examiner = Examiner { grid, config, gaps, targets, plan };
-    let servers: Vec<ServerQuality> =
-        (0..grid.servers.len()).into_par_iter().map(|server| examiner.server(server)).collect();
-    let usable = || servers.iter().filter(|server| server.excluded.is_none());
-    let mut report = QualityReport {
-        n_raw_rows: days.iter().map(|day| day.n_raw_rows).sum(),
-        n_servers: servers.len(),
-        n_servers_usable: usable().count(),
-        n_train_samples: usable().map(|server| server.n_train_samples).sum(),
-        n_holdout_samples: usable().map(|server| server.n_holdout_samples).sum(),
-        days: examiner.days(days, asked.end_day),
-        findings: Vec::new(),
-        servers,
-    };
-    report.findings = findings::draw(&report, grid, asked, plan, config);
-    report
+    days: &'a [DayCount],
+    servers: Vec<ServerQuality>,
+    tallies: Vec<DayTally>,
+}
+
+/// What some servers have of one day.
+#[derive(Clone, Debug)]
+struct DayTally {
+    date: NaiveDate,
+    n_steps: usize,
+    /// Servers with at least one present step.
+    n_servers: usize,
+    n_present: usize,
+}
+
+impl<'a> Examination<'a> {
+    /// Begins with no server examined.
+    pub fn new(
+        days: &'a [DayCount],
+        asked: Asked,
+        plan: Option<&'a PlannedSplit>,
+        config: &'a Config,
+    ) -> Self {
+        Self { config, plan, asked, days, servers: Vec::new(), tallies: Vec::new() }
+    }
+
+    /// Examines the servers of `grid`, which has all steps of the window; returns the positions in it of those that
+    /// can be trained on.
+    pub fn add(&mut self, grid: &Grid) -> Vec<usize> {
+        let config = self.config;
+        let position = |target: &String| grid.metrics.iter().position(|metric| metric == target);
+        let targets: Vec<usize> = config.model.targets.iter().filter_map(position).collect();
+        let gaps = Gaps::find(grid, &targets, config.window.max_gap_steps);
+        let examiner = Examiner { grid, config, gaps, targets, plan: self.plan };
+        let servers: Vec<ServerQuality> =
+            (0..grid.servers.len()).into_par_iter().map(|server| examiner.server(server)).collect();
+        let usable = (0..servers.len()).filter(|server| servers[*server].excluded.is_none()).collect();
+        self.servers.extend(servers);
+        let tallies = examiner.days(self.days, self.asked.end_day);
+        if self.tallies.is_empty() {
+            self.tallies = tallies;
+        } else {
+            self.tallies.iter_mut().zip(tallies).for_each(|(known, more)| known.add(&more));
+        }
+        usable
+    }
+
+    /// The report on all servers examined; `outline` is a grid of the window, whose values are not looked at.
+    pub fn finish(self, outline: &Grid) -> QualityReport {
+        let servers = self.servers;
+        let usable = || servers.iter().filter(|server| server.excluded.is_none());
+        let mut report = QualityReport {
+            n_raw_rows: self.days.iter().map(|day| day.n_raw_rows).sum(),
+            n_servers: servers.len(),
+            n_servers_usable: usable().count(),
+            n_train_samples: usable().map(|server| server.n_train_samples).sum(),
+            n_holdout_samples: usable().map(|server| server.n_holdout_samples).sum(),
+            days: self.tallies.iter().map(|tally| tally.quality(self.days)).collect(),
+            findings: Vec::new(),
+            servers,
+        };
+        report.findings = findings::draw(&report, outline, self.asked, self.plan, self.config);
+        report
+    }
+}
+
+impl DayTally {
+    fn add(&mut self, more: &DayTally) {
+        self.n_servers += more.n_servers;
+        self.n_present += more.n_present;
+    }
+
+    fn quality(&self, counts: &[DayCount]) -> DayQuality {
+        let n_cells = self.n_servers * self.n_steps;
+        DayQuality {
+            date: self.date,
+            n_raw_rows: counts.iter().filter(|day| day.date == self.date).map(|day| day.n_raw_rows).sum(),
+            n_servers: self.n_servers,
+            completeness: self.n_present as f64 / n_cells.max(1) as f64,
+        }
+    }
 }
 
 struct Examiner<'a> {
@@ -195,7 +245,8 @@ impl Examiner<'_> {
     ) -> usize {
         let (encoder_length, horizon) = (self.config.model.encoder_length, self.config.model.horizon);
         let Some(plan) = self.plan else { return 0 };
-        self.gaps.cutoffs(server, encoder_length, horizon, cutoffs(plan, encoder_length, horizon)).count()
+        let candidates = cutoffs(plan, encoder_length, horizon);
+        self.gaps.cutoff_runs(server, encoder_length, horizon, candidates).iter().map(Range::len).sum()
     }
 
     fn reason_to_exclude(&self, server: usize, life: &Range<usize>, completeness: f64) -> Option<String> {
@@ -227,7 +278,7 @@ impl Examiner<'_> {
         examined.collect()
     }
 
-    fn days(&self, counts: &[DayCount], end_day: NaiveDate) -> Vec<DayQuality> {
+    fn days(&self, counts: &[DayCount], end_day: NaiveDate) -> Vec<DayTally> {
         let zone = self.config.timezone;
         let grid = self.grid;
         let first_day = counts.first().map_or(end_day, |day| day.date);
@@ -242,13 +293,8 @@ impl Examiner<'_> {
                     .map(|server| steps.clone().filter(|step| self.is_present(server, *step)).count())
                     .filter(|n_present| *n_present > 0)
                     .collect();
-                let n_cells = n_present.len() * steps.len();
-                DayQuality {
-                    date,
-                    n_raw_rows: counts.iter().filter(|day| day.date == date).map(|day| day.n_raw_rows).sum(),
-                    n_servers: n_present.len(),
-                    completeness: n_present.iter().sum::<usize>() as f64 / n_cells.max(1) as f64,
-                }
+                let n_steps = steps.len();
+                DayTally { date, n_steps, n_servers: n_present.len(), n_present: n_present.iter().sum() }
             })
             .collect()
     }

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use polars::prelude::*;
@@ -20,24 +20,89 @@ const SERVER: &str = "server_name";
 const TIME: &str = "timestamp";
 const STATUS: &str = "status";
 
-/// Writes the rows of `servers` (positions in `grid`, ascending) to a new file.
-pub(super) fn write(path: &Path, grid: &Grid, servers: &[usize]) -> Result<()> {
-    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-    let write = || -> Result<()> {
-        let empty = frame(grid, &[])?;
-        let mut writer = ParquetWriter::new(file).batched(empty.schema())?;
-        let servers_a_group = (GROUP_ROWS / grid.n_steps.max(1)).max(1);
-        for group in servers.chunks(servers_a_group) {
-            let cells: Vec<(usize, usize)> =
-                group.iter().flat_map(|server| cells_of(grid, *server)).collect();
-            if !cells.is_empty() {
-                writer.write_batch(&frame(grid, &cells)?)?;
-            }
+/// Writes a new file, some servers after the other: its bytes do not depend on how many at once.
+pub(super) struct StepsWriter {
+    path: PathBuf,
+    /// Rows of a row group, about.
+    group_rows: usize,
+    /// Opened with the first grid, which knows the columns.
+    writer: Option<BatchedWriter<File>>,
+    /// Rows that do not fill a row group yet, and of how many servers they are.
+    pending: Option<DataFrame>,
+    n_pending: usize,
+}
+
+impl StepsWriter {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, group_rows: GROUP_ROWS, writer: None, pending: None, n_pending: 0 }
+    }
+
+    /// The same with row groups of one server each, for windows too small to have several.
+    #[cfg(test)]
+    pub fn with_small_groups(path: PathBuf) -> Self {
+        Self { group_rows: 0, ..Self::new(path) }
+    }
+
+    /// Adds the rows of `servers` (positions in `grid`, ascending); all grids of a file have the same steps and columns.
+    pub fn add(&mut self, grid: &Grid, servers: &[usize]) -> Result<()> {
+        let path = self.path.clone();
+        self.try_add(grid, servers).with_context(|| format!("write {}", path.display()))
+    }
+
+    fn try_add(&mut self, grid: &Grid, mut servers: &[usize]) -> Result<()> {
+        if self.writer.is_none() {
+            let schema = frame(grid, &[])?.schema().clone();
+            self.writer = Some(ParquetWriter::new(File::create(&self.path)?).batched(&schema)?);
         }
-        writer.finish()?;
+        let n_a_group = (self.group_rows / grid.n_steps.max(1)).max(1);
+        while !servers.is_empty() {
+            let (now, later) = servers.split_at(servers.len().min(n_a_group - self.n_pending));
+            let cells: Vec<(usize, usize)> = now.iter().flat_map(|server| cells_of(grid, *server)).collect();
+            self.append(frame(grid, &cells)?)?;
+            self.n_pending += now.len();
+            if self.n_pending == n_a_group {
+                self.flush()?;
+            }
+            servers = later;
+        }
         Ok(())
-    };
-    write().with_context(|| format!("write {}", path.display()))
+    }
+
+    fn append(&mut self, rows: DataFrame) -> Result<()> {
+        match &mut self.pending {
+            Some(pending) => {
+                pending.vstack_mut(&rows)?;
+            }
+            None => self.pending = Some(rows),
+        }
+        Ok(())
+    }
+
+    /// Writes the pending rows as one row group.
+    fn flush(&mut self) -> Result<()> {
+        self.n_pending = 0;
+        if let (Some(mut rows), Some(writer)) = (self.pending.take(), &mut self.writer)
+            && rows.height() > 0
+        {
+            rows.rechunk_mut();
+            writer.write_batch(&rows)?;
+        }
+        Ok(())
+    }
+
+    /// Completes the file; `outline` knows the columns where nothing was added.
+    pub fn finish(mut self, outline: &Grid) -> Result<()> {
+        self.add(outline, &[])?;
+        let path = self.path.clone();
+        let mut finish = || -> Result<()> {
+            self.flush()?;
+            if let Some(writer) = &mut self.writer {
+                writer.finish()?;
+            }
+            Ok(())
+        };
+        finish().with_context(|| format!("write {}", path.display()))
+    }
 }
 
 /// The (server, step) pairs of a server that hold a value or a status.
@@ -77,23 +142,70 @@ fn frame(grid: &Grid, cells: &[(usize, usize)]) -> Result<DataFrame> {
     Ok(DataFrame::new(cells.len(), columns)?)
 }
 
-/// Fills `grid`, whose values are all missing so far, from a file that [`write()`] made.
+/// Fills `grid`, whose values are all missing so far, from a file that [`StepsWriter`] made.
 ///
 /// - Errors: the file cannot be read, lacks a column, or holds a server, status or time the grid does not have.
 pub(super) fn read_into(path: &Path, grid: &mut Grid) -> Result<()> {
-    let read = |grid: &mut Grid| -> Result<()> {
+    for rows in row_groups(path)? {
+        read_rows_into(path, rows, grid).with_context(|| format!("read {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The rows of each row group.
+pub(super) fn row_groups(path: &Path) -> Result<Vec<Range<usize>>> {
+    let read = || -> Result<Vec<Range<usize>>> {
         let mut reader = ParquetReader::new(File::open(path)?);
-        let metadata = reader.get_metadata()?.clone();
         let mut start = 0;
-        for group in &metadata.row_groups {
-            let rows = start..start + group.num_rows();
-            let frame = read_rows(path, rows.clone())?;
-            place(grid, &frame)?;
-            start = rows.end;
-        }
-        Ok(())
+        let rows = reader.get_metadata()?.row_groups.iter().map(|group| {
+            start += group.num_rows();
+            start - group.num_rows()..start
+        });
+        Ok(rows.collect())
     };
-    read(grid).with_context(|| format!("read {}", path.display()))
+    read().with_context(|| format!("read {}", path.display()))
+}
+
+/// The servers (positions in `outline`) of each row group; those without rows are with their neighbours before.
+///
+/// - Errors: the file cannot be read, its servers are not in order, or one is in two row groups.
+pub(super) fn servers_of(path: &Path, groups: &[Range<usize>], outline: &Grid) -> Result<Vec<Range<usize>>> {
+    let read = || -> Result<Vec<Range<usize>>> {
+        let mut blocks: Vec<Range<usize>> = Vec::with_capacity(groups.len());
+        for rows in groups {
+            let first = server_at(path, rows.start, outline)?;
+            let start = blocks.last().map_or(0, |block| block.end);
+            ensure!(first >= start, "the rows are not sorted by server");
+            if let Some(before) = blocks.last_mut() {
+                before.end = first;
+            }
+            blocks.push(first..server_at(path, rows.end - 1, outline)? + 1);
+        }
+        if let Some(first) = blocks.first_mut() {
+            first.start = 0;
+        }
+        if let Some(last) = blocks.last_mut() {
+            last.end = outline.servers.len();
+        }
+        Ok(blocks)
+    };
+    read().with_context(|| format!("read {}", path.display()))
+}
+
+fn server_at(path: &Path, row: usize, outline: &Grid) -> Result<usize> {
+    let reader = ParquetReader::new(File::open(path)?).with_columns(Some(vec![SERVER.into()]));
+    let frame = reader.with_slice(Some((row, 1))).finish()?;
+    position(outline, frame.column(SERVER)?.str()?.get(0).context("a row without server")?)
+}
+
+fn position(grid: &Grid, server: &str) -> Result<usize> {
+    let position = grid.servers.binary_search_by(|known| known.name.as_str().cmp(server));
+    position.ok().with_context(|| format!("server `{server}` is not in the manifest"))
+}
+
+/// [`read_into`] of some rows.
+pub(super) fn read_rows_into(path: &Path, rows: Range<usize>, grid: &mut Grid) -> Result<()> {
+    place(grid, &read_rows(path, rows)?)
 }
 
 fn read_rows(path: &Path, rows: Range<usize>) -> Result<DataFrame> {
@@ -132,8 +244,7 @@ fn cells_in(grid: &Grid, frame: &DataFrame) -> Result<Vec<usize>> {
     for (name, time) in names.iter().zip(times.iter()) {
         let (name, time) = name.zip(time).context("a row without server or time")?;
         if grid.servers.get(server).is_none_or(|known| known.name != name) {
-            let position = grid.servers.binary_search_by(|known| known.name.as_str().cmp(name));
-            server = position.ok().with_context(|| format!("server `{name}` is not in the manifest"))?;
+            server = position(grid, name)?;
         }
         let step = (time - grid.start_ms).div_euclid(step_ms);
         let is_inside = (0..grid.n_steps as i64).contains(&step);
@@ -165,6 +276,14 @@ mod tests {
         grid
     }
 
+    fn write(path: &Path, grid: &Grid, groups: &[&[usize]]) {
+        let mut writer = StepsWriter::new(path.to_owned());
+        for servers in groups {
+            writer.add(grid, servers).unwrap();
+        }
+        writer.finish(grid).unwrap();
+    }
+
     fn same(a: &Grid, b: &Grid) -> bool {
         let bits = |grid: &Grid| grid.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         bits(a) == bits(b) && a.status == b.status
@@ -175,8 +294,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (dir.path().join("1"), dir.path().join("2"));
         let grid = grid();
-        write(&one, &grid, &[0, 1, 2]).unwrap();
-        write(&two, &grid, &[0, 1, 2]).unwrap();
+        write(&one, &grid, &[&[0, 1, 2]]);
+        write(&two, &grid, &[&[0], &[1, 2], &[]]);
         assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap());
         let mut read = Grid { values: vec![f32::NAN; 24], status: vec![0; 12], ..grid.clone() };
         read_into(&one, &mut read).unwrap();
@@ -188,7 +307,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("steps.parquet");
         let mut grid = grid();
-        write(&path, &grid, &[0, 2]).unwrap();
+        write(&path, &grid, &[&[0, 2]]);
         grid.servers.remove(1);
         let mut read = Grid { values: vec![f32::NAN; 16], status: vec![0; 8], ..grid.clone() };
         read_into(&path, &mut read).unwrap();
@@ -202,7 +321,7 @@ mod tests {
     fn an_empty_selection_is_a_valid_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("steps.parquet");
-        write(&path, &grid(), &[]).unwrap();
+        write(&path, &grid(), &[]);
         read_into(&path, &mut grid()).unwrap();
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use chrono::NaiveDate;
@@ -14,9 +15,10 @@ use crate::error::{HintExt, Refusal};
 use crate::fsx::{self, StagedDir};
 use crate::site::Site;
 
+use super::feed::Feed;
 use super::grid::Grid;
 use super::manifest::{FORMAT, Manifest};
-use super::steps_file;
+use super::steps_file::{self, StepsWriter};
 
 const STEPS: &str = "steps.parquet";
 const LATEST: &str = "latest.json";
@@ -54,25 +56,47 @@ impl Window {
     ///
     /// - Errors: the file is not the one that was published (length or sha256), or cannot be read.
     pub fn read_grid(&self) -> Result<Grid> {
-        let read = || {
-            let manifest = &self.manifest;
-            fsx::verify_digests(&self.dir, &manifest.files)?;
-            let n_cells = manifest.servers.len() * manifest.n_steps;
-            let mut grid = Grid {
-                servers: manifest.servers.clone(),
-                metrics: manifest.metrics.clone(),
-                statuses: manifest.statuses.clone(),
-                start_ms: manifest.start.timestamp_millis(),
-                step_secs: manifest.step_secs,
-                n_steps: manifest.n_steps,
-                values: vec![f32::NAN; n_cells * manifest.metrics.len()],
-                status: vec![0; n_cells],
-            };
+        self.told(|| {
+            self.verify()?;
+            let outline = self.outline();
+            let mut grid = outline.with_room_for(0..outline.servers.len());
             steps_file::read_into(&self.dir.join(STEPS), &mut grid)?;
             Ok(grid)
-        };
-        let result: Result<Grid> = read();
-        result
+        })
+    }
+
+    /// The window's values, of which `memory_bytes` may be in memory at once: all of them, where they fit.
+    ///
+    /// - Errors: those of [`Window::read_grid`]. The sha256 is taken here, not each time a part is read.
+    pub fn feed(&self, memory_bytes: Option<u64>) -> Result<Feed> {
+        let outline = self.outline();
+        let n_bytes = outline.bytes_a_server() * outline.servers.len() as u64;
+        match memory_bytes.filter(|bytes| *bytes < n_bytes) {
+            None => Ok(Arc::new(self.read_grid()?).into()),
+            Some(bytes) => self.told(|| {
+                self.verify()?;
+                Feed::of_file(self.dir.join(STEPS), outline, bytes)
+            }),
+        }
+    }
+
+    /// The grid of the window's servers, without their values.
+    fn outline(&self) -> Grid {
+        let manifest = &self.manifest;
+        Grid {
+            servers: manifest.servers.clone(),
+            metrics: manifest.metrics.clone(),
+            statuses: manifest.statuses.clone(),
+            start_ms: manifest.start.timestamp_millis(),
+            step_secs: manifest.step_secs,
+            n_steps: manifest.n_steps,
+            values: Vec::new(),
+            status: Vec::new(),
+        }
+    }
+
+    fn told<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        read()
             .with_context(|| format!("read window {}", self.id))
             .hint(|| format!("delete {} and run `tftctl window build` again", self.dir.display()))
     }
@@ -160,16 +184,34 @@ pub(super) fn find(site: &Site, id: &str) -> Result<Option<Window>> {
     Ok(manifest.map(|manifest| Window { id: id.to_owned(), dir, manifest }))
 }
 
-/// Writes the values of `servers` and the manifest, and makes both visible at once.
-pub(super) fn publish(site: &Site, grid: &Grid, servers: &[usize], manifest: Manifest) -> Result<Window> {
-    let id = manifest.id.clone();
-    let dir = site.windows_dir().join(&id);
-    let staged = StagedDir::new(&dir)?;
-    steps_file::write(&staged.path().join(STEPS), grid, servers)?;
-    let published = staged.publish(|files| Manifest { files, ..manifest });
-    match find(site, &id)? {
-        Some(window) => Ok(window), // ours, or that of another process that was faster with the same inputs
-        None => Err(published.err().unwrap_or_else(|| anyhow::anyhow!("window {id} vanished"))),
+/// A window in the making, invisible until it is published.
+pub(super) struct Draft<'a> {
+    site: &'a Site,
+    staged: StagedDir,
+    steps: StepsWriter,
+}
+
+impl<'a> Draft<'a> {
+    pub fn begin(site: &'a Site, id: &str) -> Result<Self> {
+        let staged = StagedDir::new(&site.windows_dir().join(id))?;
+        let steps = StepsWriter::new(staged.path().join(STEPS));
+        Ok(Self { site, staged, steps })
+    }
+
+    /// Adds the values of `servers` (positions in `grid`).
+    pub fn write(&mut self, grid: &Grid, servers: &[usize]) -> Result<()> {
+        self.steps.add(grid, servers)
+    }
+
+    /// Writes the manifest, and makes both files visible at once.
+    pub fn publish(self, outline: &Grid, manifest: Manifest) -> Result<Window> {
+        let id = manifest.id.clone();
+        self.steps.finish(outline)?;
+        let published = self.staged.publish(|files| Manifest { files, ..manifest });
+        match find(self.site, &id)? {
+            Some(window) => Ok(window), // ours, or that of another process that was faster with the same inputs
+            None => Err(published.err().unwrap_or_else(|| anyhow::anyhow!("window {id} vanished"))),
+        }
     }
 }
 

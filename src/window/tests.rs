@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::build::{DaySource, WindowRequest, build_from, inspect_from, recent_from};
 use super::manifest::Source;
 use super::*;
-use crate::buffer::step_table::StepTable;
+use crate::buffer::step_table::{StepOutline, StepTable};
 use crate::calendar;
 use crate::config::Config;
 use crate::error::{Exit, message_and_hint};
@@ -44,6 +44,10 @@ impl DaySource for Days {
             sha256,
             n_rows: table.n_raw_rows(),
         }])
+    }
+
+    fn outline(&self, day: NaiveDate) -> Result<StepOutline> {
+        Ok(self.tables[&day].outline())
     }
 
     fn read(&self, day: NaiveDate) -> Result<(StepTable, Vec<Source>)> {

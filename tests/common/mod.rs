@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use fleet::SMALL;
+
 /// A temporary folder in which the program is run.
 pub struct Story {
     dir: TempDir,

@@ -7,6 +7,7 @@ mod killed;
 mod layering;
 mod night;
 mod parity;
+mod parts;
 mod quickstart;
 mod randomness;
 mod readme;

@@ -18,7 +18,11 @@ fn changed(change: impl Fn(usize, usize, &mut [f32])) -> Grid {
 
 /// Targets and servers that are stale when a lineage fitted to the plain grid meets `later`.
 fn found(later: &Grid) -> StaleScales {
-    StaleScales::find(&fit(&grid(&NAMES)), later, &split()).unwrap()
+    find(&fit(&grid(&NAMES)), later).unwrap()
+}
+
+fn find(lineage: &Preprocessing, later: &Grid) -> Result<StaleScales> {
+    StaleScales::find(lineage, &Survey::of_grid(later, &split(), &config())?)
 }
 
 fn names(stale: &StaleScales) -> Vec<(&str, &str)> {
@@ -65,7 +69,7 @@ fn an_idle_series_that_wakes_is_measured_by_what_is_typical() {
             }
         })
     };
-    let stale = |level: f32| StaleScales::find(&lineage, &wakes(level), &split()).unwrap().n_series;
+    let stale = |level: f32| find(&lineage, &wakes(level)).unwrap().n_series;
     assert_eq!((stale(20.0), stale(60.0)), (0, 1)); // typical spread 7: three of them, and eight
 }
 
@@ -77,12 +81,12 @@ fn what_is_after_the_train_part_new_or_hardly_seen_is_not_compared() {
             row.fill(1e6);
         }
     });
-    assert_eq!(StaleScales::find(&lineage, &later, &split()).unwrap().n_series, 0);
+    assert_eq!(find(&lineage, &later).unwrap().n_series, 0);
     later = changed(|server, _, row| row[1] += if server == 0 { 500.0 } else { 0.0 });
     lose(&mut later, 0, 0..split().train_end - 10);
-    assert_eq!(StaleScales::find(&lineage, &later, &split()).unwrap().n_series, 0);
+    assert_eq!(find(&lineage, &later).unwrap().n_series, 0);
     later.servers[1].name = "db9".into();
-    assert_eq!(StaleScales::find(&lineage, &later, &split()).unwrap().n_series, 0);
+    assert_eq!(find(&lineage, &later).unwrap().n_series, 0);
 }
 
 #[test]
@@ -91,8 +95,8 @@ fn the_remedy_heals_and_going_on_does_not() {
     let before = fit(&grid(&NAMES));
     let next = Preprocessing::fit(&upgraded, &split(), &config(), Some(&before)).unwrap();
     assert_eq!(next.scaler, before.scaler);
-    assert_eq!(StaleScales::find(&next, &upgraded, &split()).unwrap().n_series, 1);
-    assert_eq!(StaleScales::find(&fit(&upgraded), &upgraded, &split()).unwrap().n_series, 0);
+    assert_eq!(find(&next, &upgraded).unwrap().n_series, 1);
+    assert_eq!(find(&fit(&upgraded), &upgraded).unwrap().n_series, 0);
 }
 
 #[test]
@@ -104,7 +108,7 @@ fn many_are_counted_and_the_worst_are_told() {
     for (at, value) in later.values.iter_mut().enumerate() {
         *value += 100.0 + 10.0 * (at / 3 / later.n_steps) as f32;
     }
-    let stale = StaleScales::find(&lineage, &later, &split()).unwrap();
+    let stale = find(&lineage, &later).unwrap();
     assert_eq!((stale.n_series, stale.worst.len()), (30, MAX_TOLD));
     assert_eq!((stale.worst[0].server.as_str(), stale.worst[0].target.as_str()), ("web14", "mem"));
     let message = stale.message().unwrap();

@@ -93,8 +93,10 @@ fn a_newcomers_mean_is_its_kins_and_its_moments_are_zero() {
     let before = toy.last();
     toy.grid = Arc::new(grid(&["db1", "db2", "db3", "ml1"], 10));
     toy.window_id = "w2".into();
+    let (feed, survey) = (toy.feed(), toy.survey());
     let setting = Setting {
-        material: toy.material(),
+        material: toy.material(&feed),
+        survey: &survey,
         config: &toy.site.config,
         device: &Device::Cpu,
         device_reason: "cpu",
@@ -117,7 +119,8 @@ fn a_newcomers_mean_is_its_kins_and_its_moments_are_zero() {
         assert_eq!(values(&ema.named()).iter().find(|(other, _)| *other == name).unwrap().1, value, "{name}");
     }
     let dir = toy.site.checkpoints_dir();
-    let session = Session::new(footing, &toy.material(), &toy.site.config, &Device::Cpu, dir, None).unwrap();
+    let look = (&toy.material(&feed), &survey);
+    let session = Session::new(footing, look, &toy.site.config, &Device::Cpu, dir, None).unwrap();
     let moments = session.moments().unwrap();
     for prefix in ["m.", "v."] {
         let name = format!("{prefix}{table}");
