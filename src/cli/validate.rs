@@ -1,5 +1,9 @@
 //! `validate`: the exam of one model.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use candle_core::Device;
 use clap::Args;
 
 use super::context::{Context, WaitArgs};
@@ -8,9 +12,13 @@ use super::train::chosen_window;
 use super::{probe, text};
 use crate::error::Exit;
 use crate::evaluate::Scores;
+use crate::forecast;
 use crate::model_manifest::ModelManifest;
 use crate::registry::{By, Registry};
+use crate::site::Site;
+use crate::train::TrainedModel;
 use crate::validate::{Check, Sitting, Verdict, sit};
+use crate::window::Window;
 
 #[derive(Args)]
 pub struct ValidateArgs {
@@ -20,6 +28,9 @@ pub struct ValidateArgs {
     /// Examine on this window's holdout [default: the one built last]
     #[arg(long, value_name = "ID")]
     window: Option<String>,
+    /// Write the model's forecasts of the examined samples, beside the truth, to this parquet file
+    #[arg(long, value_name = "FILE")]
+    forecasts: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -40,8 +51,27 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<Exit> {
     let sitting =
         Sitting { model: &model, window: &window, device: &device, by: By::Operator, probe: &probe::probe };
     let verdict = sit(&site, &registry, &sitting, now, context.progress())?;
+    if let Some(path) = &args.forecasts {
+        match verdict.scores.is_empty() {
+            true => context.progress().warn("no forecasts are written: the model could not be scored"),
+            false => write_forecasts(path, &registry.model_dir(&model), &window, &site, &device)?,
+        }
+    }
     context.output.result(&verdict, render)?;
     Ok(verdict.outcome.exit())
+}
+
+fn write_forecasts(
+    path: &Path,
+    model_dir: &Path,
+    window: &Window,
+    site: &Site,
+    device: &Device,
+) -> anyhow::Result<()> {
+    let model = TrainedModel::read(model_dir, device)?;
+    forecast::write_holdout(path, &model, window, &site.config, device)
+        .with_context(|| format!("write the forecasts to {}", path.display()))?;
+    Ok(())
 }
 
 /// The verdict for people: scaled losses side by side, then in the targets' own units, then every check.

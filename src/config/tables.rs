@@ -205,7 +205,7 @@ impl Default for TrainingConfig {
     fn default() -> Self {
         Self {
             batch_size: 64,
-            learning_rate: 1e-3,
+            learning_rate: 3e-3,
             weight_decay: 1e-4,
             gradient_clip: 1.0,
             samples_per_epoch: 0,

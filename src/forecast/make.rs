@@ -10,6 +10,7 @@ use super::alert::alert_chance;
 use super::{FleetForecast, SeriesForecast, Skipped, StepForecast};
 use crate::buffer::Buffer;
 use crate::calendar::to_utc;
+use crate::config::Config;
 use crate::dataset::{Dataset, SampleKey};
 use crate::error::{HintExt, Refusal};
 use crate::evaluate::{Forecasts, predict};
@@ -53,7 +54,7 @@ pub fn make(site: &Site, request: &ForecastRequest<'_>, progress: &dyn Progress)
     let is_wanted = |server: &str| wanted.is_empty() || wanted.contains(server);
     let keys: Vec<SampleKey> =
         dataset.forecast_keys().into_iter().filter(|key| is_wanted(name(key))).collect();
-    let metrics = target_metrics(site, &model)?;
+    let metrics = target_metrics(&site.config, &model)?;
     let mut forecasts = predict(&model, &dataset, &keys, request.device)?;
     forecasts.cut_to_range(&metrics);
     let served: BTreeSet<&str> = keys.iter().map(name).collect();
@@ -128,9 +129,10 @@ fn ensure_known(servers: &[String], grid: &Grid) -> Result<()> {
     }
 }
 
-fn target_metrics<'a>(site: &'a Site, model: &TrainedModel) -> Result<Vec<&'a Metric>> {
+/// The config's entries for a model's targets, in the model's order.
+pub(super) fn target_metrics<'a>(config: &'a Config, model: &TrainedModel) -> Result<Vec<&'a Metric>> {
     let find = |name: &String| {
-        let metric = site.config.metrics.iter().find(|metric| metric.name == *name);
+        let metric = config.metrics.iter().find(|metric| metric.name == *name);
         metric.with_context(|| format!("find the model's target {name} in the config"))
     };
     model.preprocessing.targets.iter().map(find).collect()

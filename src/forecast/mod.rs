@@ -4,6 +4,7 @@
 //! cutoff is ever read, so a replayed night forecasts what it would have forecast then.
 
 mod alert;
+mod holdout;
 mod live;
 mod make;
 mod store;
@@ -11,6 +12,7 @@ mod store;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use holdout::write_holdout;
 pub use live::{LiveScores, TargetLive, score_kept};
 pub use make::{ForecastRequest, make};
 pub use store::{keep, kept_path, plan_retention, quantile_column, to_frame, write_parquet};

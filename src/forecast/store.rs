@@ -85,7 +85,8 @@ pub fn to_frame(forecast: &FleetForecast) -> Result<DataFrame> {
     DataFrame::new(n_rows, columns).context("lay out the forecast as a table")
 }
 
-fn datetime_column(name: &str, times_ms: &[i64]) -> Result<Column> {
+/// Moments in milliseconds, in UTC without saying so.
+pub(super) fn datetime_column(name: &str, times_ms: &[i64]) -> Result<Column> {
     let plain = Column::new(name.into(), times_ms);
     plain
         .cast(&DataType::Datetime(TimeUnit::Milliseconds, None))

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use polars::prelude::{ParquetReader, SerReader};
+use tftctl::stats::pinball;
+
 use crate::common::Story;
 
 /// Length and time of every file and folder below `dir`.
@@ -68,6 +71,45 @@ fn the_commands_work_by_hand_in_order() {
     assert_eq!(models[0]["is_champion"], true);
     story.run("models show").exit(0).stdout("weights_sha256");
     story.run("status").exit(0).stdout("champion");
+}
+
+#[test]
+fn an_exam_hands_out_the_forecasts_it_scored() {
+    const LEVELS: [(&str, f64); 7] = [
+        ("p02", 0.02),
+        ("p10", 0.1),
+        ("p25", 0.25),
+        ("p50", 0.5),
+        ("p75", 0.75),
+        ("p90", 0.9),
+        ("p98", 0.98),
+    ];
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00");
+    for command in ["buffer rotate", "window build", "train --epochs 1"] {
+        story.run(command).exit(0);
+    }
+    let file = story.path("exam/forecasts.parquet");
+    let verdict = story.run(&format!("validate --json --forecasts {}", file.display())).json();
+    let scores = &verdict["scores"][0];
+    let rows = ParquetReader::new(std::fs::File::open(file).unwrap()).finish().unwrap();
+    let of = |name: &str| rows.column(name).unwrap().f32().unwrap().to_vec();
+    let (truths, quantiles) = (of("truth"), LEVELS.map(|(name, _)| of(name)));
+    let levels = LEVELS.map(|(_, level)| level);
+    let metrics = rows.column("metric").unwrap().str().unwrap().clone();
+    assert_eq!(rows.height() as u64, scores["n_samples"].as_u64().unwrap() * 2 * 6);
+    for target in scores["targets"].as_array().unwrap() {
+        let loss_at = |row: usize| -> Option<f64> {
+            let is_ours = metrics.get(row) == target["slice"]["name"].as_str();
+            let forecast: Vec<f32> = quantiles.iter().map(|column| column[row].unwrap()).collect();
+            truths[row].filter(|_| is_ours).map(|truth| pinball(&forecast, truth, &levels))
+        };
+        let losses: Vec<f64> = (0..rows.height()).filter_map(loss_at).collect();
+        assert_eq!(losses.len() as u64, target["slice"]["n_points"].as_u64().unwrap());
+        let (mean, told) =
+            (losses.iter().sum::<f64>() / losses.len() as f64, target["quantile_loss"].as_f64().unwrap());
+        assert!((mean / told - 1.0).abs() < 1e-9, "{mean}, the exam says {told}");
+    }
 }
 
 #[test]
