@@ -20,6 +20,14 @@ pub fn sync_dir(_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Hands what was freed back to the system at once. The allocator keeps it for a second otherwise, and takes new memory for
+/// what does not fit into a piece of it: right between two training steps, wrong before something as large as what has
+/// just been let go.
+pub fn release_freed_memory() {
+    // SAFETY: it may be called at any time, also where another allocator serves the program (as in tests).
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
 /// The permissions of a new file before the umask, where they have to be asked for.
 #[cfg(unix)]
 pub fn file_permissions() -> Option<std::fs::Permissions> {

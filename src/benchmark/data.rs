@@ -245,7 +245,7 @@ fn write_secs(dir: &Path, n_bytes: u64) -> Result<f64> {
     // Bytes that no disk can squeeze.
     let block: Vec<u8> = (0..1u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let begun = Instant::now();
-    let mut file = File::create(dir.join("floor")).context("create the file of the floor")?;
+    let mut file = tempfile::tempfile_in(dir).context("create the file of the floor")?;
     let mut left = n_bytes as usize;
     while left > 0 {
         let n = left.min(block.len());

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use super::grid::Grid;
 use super::steps_file;
+use crate::platform;
 
 /// The values of a window, wherever they are.
 #[derive(Debug)]
@@ -66,13 +67,14 @@ impl Feed {
         self.n_at_once
     }
 
-    /// The servers of `blocks` (ascending), in their order, with their values.
+    /// The servers of `blocks` (ascending), in their order, with their values. Let go of others before: they count, too.
     ///
     /// - Errors: the file cannot be read.
     pub fn read(&self, blocks: &[usize]) -> Result<Arc<Grid>> {
         match &self.source {
             Source::Memory(grid) => Ok(grid.clone()),
             Source::File(path, groups) => {
+                platform::release_freed_memory();
                 let servers = blocks.iter().flat_map(|block| self.blocks[*block].clone());
                 let mut grid = self.outline.with_room_for(servers);
                 for block in blocks {
