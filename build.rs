@@ -37,6 +37,8 @@ fn nvcc() -> PathBuf {
         return nvcc.into();
     }
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
-    let found = homes.map(|home| Path::new(&home).join("bin/nvcc")).find(|nvcc| nvcc.exists());
+    let found = homes
+        .map(|home| Path::new(&home).join("bin").join(format!("nvcc{}", env::consts::EXE_SUFFIX)))
+        .find(|nvcc| nvcc.exists());
     found.unwrap_or_else(|| "nvcc".into())
 }

@@ -1,6 +1,5 @@
 //! One operation at one size: its two forms, the comparison, and the timings.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor, Var};
@@ -42,7 +41,6 @@ pub struct Case {
 
 impl Case {
     pub fn bench(self, criterion: &mut Criterion, hidden: usize) {
-        LazyLock::force(&POOL);
         if let Some(oracle) = &self.oracle {
             self.compare(oracle, hidden);
         }
@@ -91,10 +89,10 @@ fn backward(form: &Form) -> candle_core::backprop::GradStore {
 }
 
 /// The tensor library's own pool would spin beside ours; see `main.rs` of the program.
-static POOL: LazyLock<()> = LazyLock::new(|| {
-    // SAFETY: nothing has computed yet, so no other thread reads the environment.
+pub fn one_tensor_thread() {
+    // SAFETY: called first of all, before there is another thread that could read the environment.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
-});
+}
 
 /// Standard normal values.
 pub fn noise(name: &str, shape: &[usize]) -> Tensor {

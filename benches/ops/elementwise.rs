@@ -2,10 +2,10 @@
 
 use candle_core::Tensor;
 use tftctl::ops::layer_norm::layer_norm_plain;
-use tftctl::ops::quantile_loss::QuantileLossOptions;
+use tftctl::ops::quantile_loss::{QuantileLossOptions, quantile_loss_plain};
 use tftctl::ops::{
-    Dropout, ResampleWeights, layer_norm as norm, quantile_loss as loss, resample_norm as resample,
-    softmax as shares,
+    AdamWStep, Dropout, ResampleWeights, layer_norm as norm, quantile_loss as loss,
+    resample_norm as resample, softmax as shares,
 };
 
 use crate::case::{BATCH, Case, HORIZON, SEED, STEPS, Vars, Widths, noise};
@@ -55,6 +55,30 @@ pub fn quantile_loss(_: Widths) -> Case {
     let mut vars = Vars::default();
     let forecast = vars.tensor(&[BATCH, HORIZON, QUANTILES.len()]);
     let target = noise("target", &[BATCH, HORIZON]);
+    let (forecast2, target2) = (forecast.clone(), target.clone());
+    let oracle = move || {
+        quantile_loss_plain(&forecast2, &target2, &QUANTILES, &QuantileLossOptions::default()).unwrap()
+    };
     let form = move || loss(&forecast, &target, &QUANTILES, &QuantileLossOptions::default()).unwrap();
-    case("quantile loss", vars, BATCH * HORIZON, form)
+    Case { oracle: Some(Box::new(oracle)), ..case("quantile loss", vars, BATCH * HORIZON, form) }
+}
+
+/// One step over as many weights as a network of that width has, about; the new weights are its value.
+pub fn adamw(Widths { hidden, .. }: Widths) -> Case {
+    let n = 120 * hidden * hidden;
+    let flat = |name: &str| noise(name, &[n]);
+    let inputs = [flat("w"), flat("m"), flat("v").abs().unwrap(), flat("g"), flat("d").abs().unwrap()];
+    let step = AdamWStep {
+        clip: 0.7,
+        beta1: 0.9,
+        beta2: 0.999,
+        rate: 0.02,
+        correction2: 0.01,
+        epsilon: 1e-8,
+        decay: 0.001,
+    };
+    let inputs2 = inputs.clone();
+    let oracle = move || step.apply_plain(inputs2.each_ref()).unwrap()[0].clone();
+    let fused = case("adamw", Vars::default(), n, move || step.apply(inputs.each_ref()).unwrap()[0].clone());
+    Case { oracle: Some(Box::new(oracle)), ..fused }
 }

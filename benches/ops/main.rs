@@ -1,4 +1,5 @@
-//! Every operation of the network beside its oracle, and beside a plain sgemm of the same products.
+//! Every operation of the network and its optimizer, beside its oracle where it has two forms, and beside a plain sgemm
+//! of the same products.
 //!
 //! `cargo bench --bench ops` runs all at hidden sizes 32, 64 and 128; `cargo bench --bench ops -- 'lstm/32'` some.
 //! Value and every gradient of the two forms are compared at the size that is timed, before it is timed. The rate that
@@ -21,7 +22,8 @@ const WIDTHS: [Widths; 3] = [
 ];
 
 fn all(criterion: &mut Criterion) {
-    let cases: [fn(Widths) -> Case; 11] = [
+    case::one_tensor_thread();
+    let cases: [fn(Widths) -> Case; 12] = [
         blocks::variable_selection,
         blocks::grn,
         blocks::gate_add_norm,
@@ -33,6 +35,7 @@ fn all(criterion: &mut Criterion) {
         elementwise::resample_norm,
         elementwise::softmax,
         elementwise::quantile_loss,
+        elementwise::adamw,
     ];
     for case in cases {
         for widths in WIDTHS {

@@ -23,6 +23,11 @@ use crate::simulate::{Fleet, FleetSpec};
 use crate::site::Site;
 use crate::window::{self, WindowRequest};
 
+const MAX_SERVERS: u32 = 10_000;
+const MAX_DAYS: u32 = 366;
+/// Half a step.
+const MAX_TICK_SECS: u32 = 150;
+
 /// The fleet whose rows are taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct DataSizes {
@@ -153,13 +158,24 @@ struct Scene {
 impl Scene {
     fn new(sizes: DataSizes, dir: &Path) -> Result<Self> {
         let DataSizes { servers, days, tick_secs } = sizes;
-        if servers == 0 || days == 0 || tick_secs == 0 {
-            return Err(Refusal::usage("servers, days and seconds between rows must be at least 1"));
+        let possible = [(1..=MAX_SERVERS, servers), (1..=MAX_DAYS, days), (1..=MAX_TICK_SECS, tick_secs)];
+        if possible.iter().any(|(range, n)| !range.contains(n)) {
+            return Err(Refusal::usage(format!(
+                "a fleet has 1 to {MAX_SERVERS} servers, 1 to {MAX_DAYS} days and a row every 1 to {MAX_TICK_SECS} seconds"
+            )));
         }
         let folder = tempfile::Builder::new().prefix(".tftctl-bench-").tempdir_in(dir);
         let folder = folder.with_context(|| format!("make a folder in {}", dir.display()))?;
-        let mut config = Config { training_window_days: days, min_training_samples: 1, ..Config::default() };
+        let mut config = Config {
+            training_window_days: days,
+            data_retention_days: days + 1,
+            min_training_samples: 1,
+            ..Config::default()
+        };
         config.series.sample_secs = tick_secs;
+        // Short enough for a window of a single day.
+        (config.model.encoder_length, config.model.horizon) = (48, 12);
+        config.window.min_days = 1;
         let end = Utc.with_ymd_and_hms(2026, 3, 2, 0, 0, 0).single().context("the end of the fleet")?;
         let start = end - Duration::days(i64::from(days));
         let spec = FleetSpec { n_servers: servers, start, end, tick_secs, ..FleetSpec::default() };
@@ -271,7 +287,7 @@ fn decode_secs(site: &Site) -> Result<f64> {
 mod tests {
     use super::*;
 
-    const SMALL: DataSizes = DataSizes { servers: 3, days: 3, tick_secs: 300 };
+    const SMALL: DataSizes = DataSizes { servers: 3, days: 1, tick_secs: 60 };
 
     #[test]
     fn rows_become_durable_and_then_a_window_and_nothing_stays_behind() {
@@ -286,9 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn no_server_is_no_fleet() {
+    fn impossible_fleets_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let error = append(DataSizes { servers: 0, ..SMALL }, dir.path(), &Silent).unwrap_err();
-        assert!(error.to_string().contains("at least 1"), "{error}");
+        assert!(error.to_string().contains("1 to 10000 servers"), "{error}");
+        let error = append(DataSizes { days: u32::MAX, ..SMALL }, dir.path(), &Silent).unwrap_err();
+        assert!(error.to_string().contains("1 to 366 days"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use super::timing::{Effort, Rounds};
 use crate::config::Config;
 use crate::dataset::{Dataset, Preprocessing, SampleKey};
 use crate::error::Refusal;
+use crate::model::layout::Layout;
 use crate::model::work::{Product, products};
 use crate::model::{Mode, Params, Tft, TftConfig};
 use crate::ops::random::Key;
@@ -18,6 +19,7 @@ use crate::train::step::Learner;
 use crate::window::split::{Split, plan_split};
 use crate::window::{Grid, Server};
 
+const MAX_METRICS: usize = 1_000;
 /// Servers of the made-up fleet.
 const N_SERVERS: usize = 20;
 const SEED: u64 = 1;
@@ -163,6 +165,7 @@ impl Bench {
             round(&keys, number, &mut || gathering.push(begun.elapsed().as_secs_f64()))?;
             device.synchronize().context("wait for the device")
         })?;
+        let gathering = &mut gathering[Rounds::N_WARM..];
         gathering.sort_by(f64::total_cmp);
         let products = self.products()?;
         let floor = sgemm::floor(&products, batch, what == "train");
@@ -207,7 +210,7 @@ impl Bench {
             encoder_variables: network.encoder_variables().len(),
             decoder_variables: network.decoder_variables().len(),
             dropout: model.dropout,
-            weights: Params::init(network, SEED, &Device::Cpu)?.n_weights(),
+            weights: Layout::of(network)?.n_weights(),
         })
     }
 }
@@ -217,6 +220,9 @@ fn sized(config: &Config, sizes: &NetworkSizes) -> Result<Config> {
     let mut config = config.clone();
     let model = &mut config.model;
     if let Some(n) = sizes.metrics {
+        if !(1..=MAX_METRICS).contains(&n) {
+            return Err(Refusal::usage(format!("there can be 1 to {MAX_METRICS} metrics, not {n}")));
+        }
         config.metrics = (0..n).map(|i| Metric::new(&format!("metric_{i}"), "1")).collect();
         model.targets = config.metrics.iter().take(model.targets.len()).map(|m| m.name.clone()).collect();
     }
@@ -235,10 +241,7 @@ fn sized(config: &Config, sizes: &NetworkSizes) -> Result<Config> {
     model.attention_heads = sizes.heads.unwrap_or(model.attention_heads);
     model.dropout = sizes.dropout.unwrap_or(model.dropout);
     config.training.batch_size = sizes.batch.unwrap_or(config.training.batch_size);
-    let lengths = [model.encoder_length, model.horizon, config.training.batch_size];
-    if lengths.contains(&0) {
-        return Err(Refusal::usage("encoder length, horizon and batch must be at least 1"));
-    }
+    config.ensure_valid()?;
     Ok(config)
 }
 
@@ -281,6 +284,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::error::Exit;
 
     fn small() -> NetworkSizes {
         NetworkSizes {
@@ -312,10 +316,16 @@ mod tests {
     fn sizes_that_make_no_network_are_refused() {
         let refused = |sizes: NetworkSizes| {
             let effort = Effort { time: Duration::ZERO, min_rounds: 1 };
-            train(&Config::default(), &sizes, &Device::Cpu, effort).unwrap_err().to_string()
+            let error = train(&Config::default(), &sizes, &Device::Cpu, effort).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Usage, "{error}");
+            error.to_string()
         };
         assert!(refused(NetworkSizes { targets: Some(9), ..small() }).contains("9 targets of 5 metrics"));
-        assert!(refused(NetworkSizes { batch: Some(0), ..small() }).contains("at least 1"));
-        assert!(refused(NetworkSizes { heads: Some(9), ..small() }).contains("9 heads"));
+        assert!(refused(NetworkSizes { batch: Some(0), ..small() }).contains("batch_size"));
+        assert!(refused(NetworkSizes { heads: Some(9), ..small() }).contains("heads"));
+        assert!(refused(NetworkSizes { hidden: Some(100_000), ..small() }).contains("[model]"));
+        assert!(refused(NetworkSizes { horizon: Some(usize::MAX), ..small() }).contains("horizon"));
+        assert!(refused(NetworkSizes { dropout: Some(1.5), ..small() }).contains("dropout"));
+        assert!(refused(NetworkSizes { metrics: Some(0), ..small() }).contains("metrics"));
     }
 }

@@ -23,13 +23,16 @@ impl Default for Effort {
 pub(super) struct Rounds(Vec<f64>);
 
 impl Rounds {
-    /// Times `round`, which is told its number, after two rounds that are not counted.
+    /// Rounds before the first one that counts.
+    pub const N_WARM: usize = 2;
+
+    /// Times `round`, which is told its number, after some that do not count.
     pub fn time(effort: Effort, mut round: impl FnMut(u64) -> Result<()>) -> Result<Self> {
-        (0..2).try_for_each(&mut round)?;
+        (0..Self::N_WARM as u64).try_for_each(&mut round)?;
         let (begun, mut secs) = (Instant::now(), Vec::new());
         while secs.len() < effort.min_rounds.max(1) || begun.elapsed() < effort.time {
             let started = Instant::now();
-            round(2 + secs.len() as u64)?;
+            round((Self::N_WARM + secs.len()) as u64)?;
             secs.push(started.elapsed().as_secs_f64());
         }
         secs.sort_by(f64::total_cmp);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::context::{Context, parse_duration};
@@ -78,7 +79,7 @@ struct DataArgs {
     /// Seconds between two rows of a server
     #[arg(long, value_name = "SECS", default_value_t = 15)]
     tick_secs: u32,
-    /// Measure the disk of this folder; what is written is deleted [default: the folder for temporary files]
+    /// Measure the disk of this folder; what is written is deleted [default: the site, or the folder for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -92,11 +93,13 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<Exit> {
             context.output.result(&network(&args, context, benchmark::predict)?, render_network)?
         }
         BenchCommand::Append(args) => {
-            let found = benchmark::append(args.sizes(), &args.dir(), context.progress())?;
+            let folder = args.folder(context)?;
+            let found = benchmark::append(args.sizes(), folder.path(), context.progress())?;
             context.output.result(&found, render_append)?
         }
         BenchCommand::Window(args) => {
-            let found = benchmark::window(args.sizes(), &args.dir(), context.progress())?;
+            let folder = args.folder(context)?;
+            let found = benchmark::window(args.sizes(), folder.path(), context.progress())?;
             context.output.result(&found, render_window)?
         }
     }
@@ -122,7 +125,9 @@ fn network(args: &NetworkArgs, context: &Context, bench: Bench) -> anyhow::Resul
         dropout: args.dropout,
     };
     let effort = Effort { time: args.time, ..Effort::default() };
-    bench(&config, &sizes, &args.device.resolve(context)?, effort)
+    let device = args.device.resolve(context)?;
+    context.progress().stage("measure");
+    bench(&config, &sizes, &device, effort)
 }
 
 impl DataArgs {
@@ -130,8 +135,18 @@ impl DataArgs {
         DataSizes { servers: self.servers, days: self.days, tick_secs: self.tick_secs }
     }
 
-    fn dir(&self) -> PathBuf {
-        self.dir.clone().unwrap_or_else(std::env::temp_dir)
+    /// A new folder on the disk that is measured; it goes with the result, and with a signal.
+    fn folder(&self, context: &Context) -> anyhow::Result<tempfile::TempDir> {
+        let dir = match (&self.dir, context.site_if_any()?) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(site)) => site.root,
+            (None, None) => std::env::temp_dir(),
+        };
+        let folder = tempfile::Builder::new().prefix(".tftctl-bench-").tempdir_in(&dir);
+        let folder = folder.with_context(|| format!("make a folder in {}", dir.display()))?;
+        context.remove_on_signal(folder.path())?;
+        context.progress().note(&format!("measuring the disk of {}", dir.display()));
+        Ok(folder)
     }
 }
 
@@ -142,7 +157,7 @@ fn render_network(bench: &NetworkBench) -> String {
         (
             "floor",
             format!(
-                "{:.0} samples/s: its matrix products alone, by a plain sgemm",
+                "{:.0} samples/s: its matrix products alone, by a plain sgemm of the CPU",
                 bench.floor_samples_per_s
             ),
         ),

@@ -79,6 +79,12 @@ impl Context {
         &self.bars
     }
 
+    /// Lets a signal remove a temporary folder before it ends the process.
+    pub fn remove_on_signal(&self, folder: &Path) -> Result<()> {
+        let folder = folder.to_owned();
+        ctrlc::set_handler(move || leave_nothing(&folder)).context("listen for signals")
+    }
+
     /// A flag that the first SIGINT, SIGTERM, Ctrl-C or Ctrl-Break sets; a second one ends the process.
     pub fn stop_on_signal(&self) -> Result<Arc<AtomicBool>> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -91,6 +97,13 @@ impl Context {
         ctrlc::set_handler(handler).context("listen for signals")?;
         Ok(stop)
     }
+}
+
+/// Removes `folder` and ends the process.
+fn leave_nothing(folder: &Path) {
+    // There is nobody left to tell; what stays is named after its maker.
+    let _ = std::fs::remove_dir_all(folder);
+    std::process::exit(i32::from(crate::error::Exit::Interrupted.code()));
 }
 
 /// The config file of the working directory or of the nearest folder above that has one.

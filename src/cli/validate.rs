@@ -51,13 +51,14 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<Exit> {
     let sitting =
         Sitting { model: &model, window: &window, device: &device, by: By::Operator, probe: &probe::probe };
     let verdict = sit(&site, &registry, &sitting, now, context.progress())?;
+    context.output.result(&verdict, render)?;
     if let Some(path) = &args.forecasts {
-        match verdict.scores.is_empty() {
-            true => context.progress().warn("no forecasts are written: the model could not be scored"),
-            false => write_forecasts(path, &registry.model_dir(&model), &window, &site, &device)?,
+        if verdict.scores.is_empty() {
+            context.progress().warn("no forecasts are written: the model could not be scored");
+        } else {
+            write_forecasts(path, &registry.model_dir(&model), &window, &site, &device)?;
         }
     }
-    context.output.result(&verdict, render)?;
     Ok(verdict.outcome.exit())
 }
 

@@ -153,7 +153,7 @@ impl Config {
     }
 
     /// Checks what the types cannot: ranges, lists that must agree, names that must exist.
-    fn ensure_valid(&self) -> Result<()> {
+    pub fn ensure_valid(&self) -> Result<()> {
         self.training_time()?;
         let require = |fine: bool, message: &str| if fine { Ok(()) } else { Err(Refusal::usage(message)) };
         require(!self.metrics.is_empty(), "the config lists no [[metric]]")?;

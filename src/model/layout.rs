@@ -84,6 +84,11 @@ impl Layout {
         &self.declarations
     }
 
+    /// Single weights.
+    pub fn n_weights(&self) -> usize {
+        self.declarations.iter().map(|declaration| declaration.shape.iter().product::<usize>()).sum()
+    }
+
     /// Pairs (alias, name of the tensor it stands for).
     pub fn aliases(&self) -> &[(String, String)] {
         &self.aliases

@@ -67,7 +67,8 @@ enum Left {
 impl<'a> Session<'a> {
     /// Puts network and optimizer on the device; values are read when an epoch asks for them.
     ///
-    /// - Errors: the window has no training sample ([`Refusal::NotEnoughData`]); parts do not fit together.
+    /// - Errors: the window has no training sample ([`Refusal::NotEnoughData`]), or the settings take none of them
+    ///   ([`Refusal::Usage`]); parts do not fit together.
     pub fn new(
         mut footing: Footing,
         (material, survey): (&Material<'a>, &'a Survey),
@@ -83,6 +84,7 @@ impl<'a> Session<'a> {
         }
         let sizes = sizes(&footing.state, material.feed, survey, settings);
         fix_size(&mut footing.state, &sizes)?;
+        ensure_takes_any(&sizes, settings)?;
         let (network, settled) = ((&footing.config, &footing.params), (&config.model, settings));
         let mut learner = Learner::new(network, &footing.preprocessing, settled, device)?;
         if let Some(moments) = footing.moments.take() {
@@ -367,6 +369,18 @@ fn fix_size(state: &mut State, sizes: &[Size]) -> Result<()> {
     );
     (run.n_samples, run.n_batches) = (n_samples, n_batches);
     Ok(())
+}
+
+/// - Errors: a usage error: all epochs together take nothing.
+fn ensure_takes_any(sizes: &[Size], settings: &TrainingConfig) -> Result<()> {
+    let takes_any = sizes.len() < 2 || sizes.iter().any(|size| size.n_batches > 0);
+    if takes_any {
+        return Ok(());
+    }
+    let stride = settings.sample_stride;
+    Err(Refusal::usage(format!(
+        "with training.sample_stride = {stride} an epoch takes no sample of this window"
+    )))
 }
 
 fn why_no_step(guard: &Guard) -> String {

@@ -1,3 +1,4 @@
+mod bench;
 mod damage;
 mod exchange;
 mod exit_codes;
