@@ -30,7 +30,7 @@ pub struct NightlyArgs {
 
 pub fn run(args: NightlyArgs, context: &Context) -> anyhow::Result<Exit> {
     let mut site = context.site()?;
-    args.sampling.apply(&mut site.config.training);
+    args.sampling.apply(&mut site.config)?;
     let clock = context.clock(site.zone())?;
     if args.dry_run {
         let stages = nightly::plan(&site, clock.now())?;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::config::TrainingConfig;
+use crate::config::Config;
 
 #[derive(Args)]
 pub struct SamplingArgs {
@@ -10,18 +10,18 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N")]
     samples_per_epoch: Option<usize>,
     /// Take one cutoff of a server in N, drawn anew each epoch [default: training.sample_stride]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    sample_stride: Option<u32>,
+    #[arg(long, value_name = "N")]
+    sample_stride: Option<usize>,
 }
 
 impl SamplingArgs {
     /// Puts what was typed in the place of what the config says.
-    pub fn apply(&self, training: &mut TrainingConfig) {
-        if let Some(n) = self.samples_per_epoch {
-            training.samples_per_epoch = n;
-        }
-        if let Some(stride) = self.sample_stride {
-            training.sample_stride = stride as usize;
-        }
+    ///
+    /// - Errors: what the config would not accept either (a usage error).
+    pub fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
+        let training = &mut config.training;
+        training.samples_per_epoch = self.samples_per_epoch.unwrap_or(training.samples_per_epoch);
+        training.sample_stride = self.sample_stride.unwrap_or(training.sample_stride);
+        config.ensure_valid()
     }
 }

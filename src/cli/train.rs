@@ -45,7 +45,7 @@ pub struct TrainArgs {
 
 pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Exit> {
     let mut site = context.site()?;
-    args.sampling.apply(&mut site.config.training);
+    args.sampling.apply(&mut site.config)?;
     let now = context.clock(site.zone())?.now();
     let device = args.device.choice()?;
     // Window and model are looked up under the lock: the run that was waited for may have made newer ones.

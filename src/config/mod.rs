@@ -153,6 +153,8 @@ impl Config {
     }
 
     /// Checks what the types cannot: ranges, lists that must agree, names that must exist.
+    ///
+    /// - Errors: the first thing that is wrong ([`Refusal::Usage`]).
     pub fn ensure_valid(&self) -> Result<()> {
         self.training_time()?;
         let require = |fine: bool, message: &str| if fine { Ok(()) } else { Err(Refusal::usage(message)) };

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 /// epoch takes a part. `n_taken` 0, or more than there are, takes all. Where a window is trained on in parts, each has
 /// an order of its own, by its number; a window in memory has none.
 pub fn epoch_order(n: usize, n_taken: usize, seed: u64, epoch: u64, part: Option<u64>) -> Vec<u32> {
+    assert!(u32::try_from(n).is_ok(), "{n} samples are more than one order can name: set training.memory_mb");
     let n_taken = if n_taken == 0 { n } else { n_taken.min(n) };
     let mut rng = generator(seed, epoch, part);
     if n_taken < n / SPARSE {

@@ -294,7 +294,7 @@ impl<'a> Session<'a> {
 
     /// The optimizer's moments by parameter name.
     pub fn moments(&self) -> Result<HashMap<String, Tensor>> {
-        self.learner.moments()
+        self.learner.optimizer.moments()
     }
 
     /// Training that did not train is a failure, whatever else went well.
@@ -387,5 +387,25 @@ fn why_no_step(guard: &Guard) -> String {
     match guard.n_skipped {
         0 => "there was no time for one".to_owned(),
         n => format!("all {n} batches had a loss or gradient that is not finite"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    #[test]
+    fn epochs_that_take_nothing_are_a_usage_error_that_names_the_stride() {
+        let settings = TrainingConfig { sample_stride: 900, ..TrainingConfig::default() };
+        let some = Size { n_samples: 3, n_batches: 1 };
+        for sizes in
+            [vec![Size::default()], vec![Size::default(), some], vec![Size::default(), Size::default(), some]]
+        {
+            ensure_takes_any(&sizes, &settings).unwrap();
+        }
+        let error = ensure_takes_any(&[Size::default(); 3], &settings).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Usage);
+        assert!(error.to_string().contains("sample_stride = 900"), "{error}");
     }
 }

@@ -3,8 +3,6 @@
 //! Between [`Learner::look`] and [`Learner::step`] lies the decision whether to take the step at all, which is
 //! [`super::guard`]'s, and the moment at which a checkpoint may be written.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 
@@ -65,11 +63,6 @@ impl Learner {
     /// Moves the weights along a gradient, which must be finite.
     pub fn step(&mut self, look: &Look, learning_rate: f64) -> Result<()> {
         self.optimizer.step(&look.gradient, look.norm, learning_rate)
-    }
-
-    /// The optimizer's moments by parameter name.
-    pub fn moments(&self) -> Result<HashMap<String, Tensor>> {
-        self.optimizer.moments()
     }
 }
 

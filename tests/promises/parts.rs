@@ -37,6 +37,7 @@ fn a_window_larger_than_memory_has_the_same_bytes_and_resumes_to_the_same_bits()
 
     story.set("training.memory_mb", "1");
     let sampling = "--epochs 2 --samples-per-epoch 320 --sample-stride 3";
+    story.run("train --sample-stride 0").exit(2).stderr("sample_stride");
     let unbroken = story.train(sampling);
     assert_eq!(unbroken["n_samples"], 320);
     story.forget_training();

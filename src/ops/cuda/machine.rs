@@ -113,10 +113,10 @@ pub fn mask_args(mask: Option<Mask>) -> [Arg; 3] {
 
 /// Kernels count rows and numbers of a part in 32 bits.
 pub fn ensure_countable(n: usize) -> Result<()> {
-    match n < i32::MAX as usize {
-        true => Ok(()),
-        false => bail!("{n} numbers are too many for one operation on a GPU"),
+    if n >= i32::MAX as usize {
+        bail!("{n} numbers are too many for one operation on a GPU");
     }
+    Ok(())
 }
 
 /// The blocks of a kernel that works on tiles of rows, and where they keep things.
