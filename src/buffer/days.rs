@@ -16,13 +16,13 @@ use crate::error::HintExt;
 use crate::fsx;
 
 use super::Buffer;
-use super::day_file::{self, ZONE_KEY};
 use super::merge::{self, DayInputs, Survey};
-use super::parquet_rows::ParquetFile;
-use super::segment;
-use super::step_cache::{self, FileId, Fresh, SourceDigest, StepsKey};
-use super::step_table::{StepOutline, StepTable};
-use super::steps::StepBuilder;
+use super::open::segment;
+use super::sealed::day_file::{self, ZONE_KEY};
+use super::sealed::parquet_rows::ParquetFile;
+use super::steps::aggregate::StepBuilder;
+use super::steps::cache::{self, FileId, Fresh, SourceDigest, StepsKey};
+use super::steps::step_table::{StepOutline, StepTable};
 
 /// A day with data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -150,8 +150,8 @@ impl Buffer {
         if sources.segments.is_empty() && self.are_current(day, sources)? {
             let zone = self.zone.to_string();
             let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
-            let path = step_cache::path(&self.steps_dir, day);
-            step_cache::write(&path, &aggregated.table, &self.metric_names(), &key, &digests)?;
+            let path = cache::path(&self.steps_dir, day);
+            cache::write(&path, &aggregated.table, &self.metric_names(), &key, &digests)?;
         }
         Ok((aggregated.table, digests))
     }
@@ -175,7 +175,7 @@ impl Buffer {
         }
         let zone = self.zone.to_string();
         let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
-        step_cache::fresh(&step_cache::path(&self.steps_dir, day), &key)
+        cache::fresh(&cache::path(&self.steps_dir, day), &key)
     }
 
     /// Makes sure that the aggregates of a sealed day are on disk; true if they had to be made.

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::parquet_rows::ParquetFile;
+use super::open::segment::SegmentReader;
 use super::rows::Rows;
-use super::segment::SegmentReader;
+use super::sealed::parquet_rows::ParquetFile;
 
 /// Memory that the rows being sorted may take.
 const SORT_BYTES: usize = 512 << 20;
@@ -270,8 +270,8 @@ fn sort(rows: &Rows) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::open::segment::{SegmentWriter, day_dir, list};
     use crate::buffer::rows::Row;
-    use crate::buffer::segment::{SegmentWriter, day_dir, list};
 
     fn rows(keys: &[(&str, i64, f32)]) -> Rows {
         let mut rows = Rows::new(1);

@@ -1,8 +1,9 @@
 //! Day partitions of raw rows: append, rotate, read, retention.
 //!
-//! Owns `data_buffer/`: a sealed day is one parquet file `metrics_YYYY-MM-DD.parquet` ([`day_file`]); before that
-//! a day is a folder of checksummed segments under `open/` ([`segment`]). Rows belong to the day of their
-//! *event* time in the site's zone. Bad rows lie in `quarantine/`, step aggregates (derived) in `steps/`.
+//! Owns `data_buffer/`: a sealed day is one parquet file `metrics_YYYY-MM-DD.parquet` ([`sealed`]); before that
+//! a day is a folder of checksummed segments under `open/` ([`open`]). Rows belong to the day of their
+//! *event* time in the site's zone. [`intake`] reads records, judges them, and leaves bad ones in `quarantine/`; [`steps`] aggregates (derived) lie in
+//! `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both.
 //!
 //! Invariants: a row that was acknowledged is on stable storage and is read exactly once, whatever is killed
 //! when; a file under its final name is complete; segments are dropped only after the day file that holds their
@@ -11,27 +12,15 @@
 //!
 //! Leaves gaps, splits and quality to `window`, tensors to `dataset`.
 
-mod append;
-mod csv_rows;
-mod day_file;
 mod days;
-mod derive;
-mod lines;
+mod intake;
 mod merge;
-mod ndjson;
 mod newest;
-mod open_days;
-mod parquet_rows;
-mod quarantine;
-mod record;
-mod retention;
+mod open;
 mod rotate;
 mod rows;
-mod segment;
-mod source;
+mod sealed;
 mod status;
-mod step_cache;
-pub mod step_table;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -44,17 +33,15 @@ use chrono_tz::Tz;
 use crate::schema::Schema;
 use crate::site::Site;
 
-pub use append::{AppendOptions, AppendReport};
 pub use days::Day;
-pub use derive::{Derived, MAX_TARGETS, derive};
-pub use quarantine::QuarantineStatus;
-pub use record::{MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, OFFLINE, Reason};
-pub use retention::{RetentionDecision, RetentionReason, plan_retention};
+pub use intake::{
+    AppendOptions, AppendReport, Derived, Format, MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, MAX_TARGETS,
+    OFFLINE, QuarantineStatus, Reason, Source, derive,
+};
 pub use rotate::{DayFailure, RotateOptions, RotateReport, SealPlan, SealedDay};
-pub use source::{Format, Source};
+pub use sealed::{RetentionDecision, RetentionReason, plan_retention};
 pub use status::{BufferStatus, DayState, DayStatus};
-pub use step_cache::SourceDigest;
-pub use step_table::StepTable;
+pub use steps::{SourceDigest, step_table};
 pub use verify::{Finding, VerifyReport};
 
 /// The buffer of one site: where its days lie and what their rows mean.

@@ -13,11 +13,11 @@ use crate::calendar::{self, PLAUSIBLE_MS};
 use crate::fsx;
 
 use super::Buffer;
-use super::day_file;
 use super::days::REACH_DAYS;
-use super::parquet_rows::ParquetFile;
+use super::open::segment::{self, SegmentReader};
 use super::rows::Rows;
-use super::segment::{self, SegmentReader};
+use super::sealed::day_file;
+use super::sealed::parquet_rows::ParquetFile;
 
 impl Buffer {
     /// The event time of the newest row before `before_ms`, in epoch milliseconds; `None` without such rows.

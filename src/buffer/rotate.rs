@@ -22,12 +22,12 @@ use crate::platform;
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
-use super::day_file::{self, Layout};
+use super::intake::quarantine;
 use super::merge::{self, DayInputs, Survey};
-use super::quarantine;
-use super::retention::{self, RetentionDecision, plan_retention};
-use super::segment::{self, remove_if_exists};
-use super::step_cache;
+use super::open::segment::{self, remove_if_exists};
+use super::sealed::day_file::{self, Layout};
+use super::sealed::retention::{self, RetentionDecision, plan_retention};
+use super::steps::cache;
 
 /// How long a rotation waits for another one.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -345,7 +345,7 @@ impl Buffer {
     /// Aggregates of days that are gone go, too.
     fn drop_orphan_steps(&self, days: &[NaiveDate]) -> Result<()> {
         for entry in fsx::list_dir(&self.steps_dir)? {
-            let date = entry.file_name().to_str().and_then(step_cache::date_of);
+            let date = entry.file_name().to_str().and_then(cache::date_of);
             if date.is_some_and(|date| !days.contains(&date)) {
                 remove_if_exists(&entry.path())?;
             }
@@ -374,7 +374,7 @@ impl Buffer {
         retention::sweep(&self.dir)?;
         for decision in report.retention.iter().filter(|decision| decision.delete) {
             retention::delete(&files[&decision.date])?;
-            remove_if_exists(&step_cache::path(&self.steps_dir, decision.date))?;
+            remove_if_exists(&cache::path(&self.steps_dir, decision.date))?;
             report.n_days_deleted += 1;
         }
         self.drop_old_quarantine(today)

@@ -8,10 +8,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use super::Buffer;
-use super::day_file::{self, SERVERS_KEY};
-use super::parquet_rows::ParquetFile;
-use super::quarantine::{self, QuarantineStatus};
-use super::segment;
+use super::intake::quarantine::{self, QuarantineStatus};
+use super::open::segment;
+use super::sealed::day_file::{self, SERVERS_KEY};
+use super::sealed::parquet_rows::ParquetFile;
 
 /// What a day consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -17,7 +17,12 @@ use crate::progress::Silent;
 use crate::schema::{Metric, OutOfRange};
 use crate::site::Site;
 
-use super::parquet_rows::ParquetFile;
+use super::intake::quarantine;
+use super::open::{open_days, segment};
+use super::sealed::day_file;
+use super::sealed::parquet_rows::ParquetFile;
+use super::step_table::StepTable;
+use super::steps::cache;
 use super::*;
 
 /// A file of the real data next to the checkout; `None`, with a line, where there is none.
@@ -576,7 +581,7 @@ fn aggregates_are_made_anew_when_anything_they_depend_on_changes() {
     bench.append(&(record("2024-01-01T00:00:00Z", "a", 1.0) + &record("2024-01-01T00:01:00Z", "a", 3.0)));
     assert_eq!(bench.rotate().steps_written.len(), 1);
     let day = date("2024-01-01");
-    let cache = step_cache::path(&bench.buffer().steps_dir, day);
+    let cache = cache::path(&bench.buffer().steps_dir, day);
     let first = bench.buffer().read_steps(day).unwrap();
     assert!(!bench.buffer().ensure_steps(day).unwrap());
     // Damaged.
@@ -633,7 +638,7 @@ fn old_days_are_deleted_and_a_far_clock_deletes_nothing() {
     let report = bench.rotate();
     assert_eq!(report.n_days_deleted, 1);
     assert_eq!(bench.buffer().days().unwrap().len(), 2);
-    assert!(!step_cache::path(&bench.buffer().steps_dir, date("2024-01-01")).exists());
+    assert!(!cache::path(&bench.buffer().steps_dir, date("2024-01-01")).exists());
     let bench = bench.at("2034-01-01T00:00:00Z");
     let report = bench.rotate();
     assert_eq!(report.n_days_deleted, 0);
@@ -859,7 +864,7 @@ fn digests_come_from_what_was_written_down() {
     assert_eq!(digests, buffer.read_day(day).unwrap().1);
     assert_eq!((digests.len(), digests[0].n_rows), (1, 3));
     // Aggregates whose values are damaged, under a footer that is whole: nobody decodes them for a digest.
-    let path = step_cache::path(&buffer.steps_dir, day);
+    let path = cache::path(&buffer.steps_dir, day);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[4..64].fill(0xff);
     std::fs::write(&path, bytes).unwrap();

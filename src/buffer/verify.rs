@@ -12,12 +12,12 @@ use crate::fsx;
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
-use super::day_file::{self, CRC_KEY, Proof};
 use super::merge::{DayInputs, Survey};
-use super::parquet_rows::ParquetFile;
-use super::segment;
-use super::step_cache::{self, FileId};
-use super::steps::StepBuilder;
+use super::open::segment;
+use super::sealed::day_file::{self, CRC_KEY, Proof};
+use super::sealed::parquet_rows::ParquetFile;
+use super::steps::aggregate::StepBuilder;
+use super::steps::cache::{self, FileId};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -90,8 +90,7 @@ impl Buffer {
             report.add(date, path, format!("metric `{name}` {wrong}"));
         }
         if report.has_read_data {
-            let recorded =
-                step_cache::recorded_sha256(&step_cache::path(&self.steps_dir, date), &FileId::of(path)?);
+            let recorded = cache::recorded_sha256(&cache::path(&self.steps_dir, date), &FileId::of(path)?);
             if let Some(recorded) = recorded
                 && recorded != fsx::sha256_file(path)?
             {

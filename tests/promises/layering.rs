@@ -151,8 +151,8 @@ fn operating_systems_are_told_apart_in_one_module() {
 
 /// Where files are written by other means than `fsx`, and why that is right.
 const WRITES_ITSELF: [(&str, &str); 6] = [
-    ("buffer/segment.rs", "the segment log is its own commit protocol"),
-    ("buffer/quarantine.rs", "bad rows are appended, bounded, beside the data"),
+    ("buffer/open/segment.rs", "the segment log is its own commit protocol"),
+    ("buffer/intake/quarantine.rs", "bad rows are appended, bounded, beside the data"),
     ("report/training_log.rs", "a log for people, appended line by line"),
     ("window/steps_file.rs", "writes into a staged folder"),
     ("cli/simulate.rs", "a stream to wherever the user says"),

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx;
 
-use super::day_file::{float_column, time_column};
-use super::parquet_rows::ParquetFile;
 use super::step_table::{NO_STATUS, StepOutline, StepTable};
+use crate::buffer::sealed::day_file::{float_column, time_column};
+use crate::buffer::sealed::parquet_rows::ParquetFile;
 
 const FORMAT: u32 = 1;
 const KEY: &str = "tftctl.steps_key";
@@ -28,7 +28,7 @@ const SOURCES: &str = "tftctl.steps_sources";
 
 /// What a file looked like from outside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FileId {
+pub(in crate::buffer) struct FileId {
     #[serde(skip)]
     pub path: PathBuf,
     pub file: String,
@@ -58,7 +58,7 @@ pub struct SourceDigest {
 
 /// Everything that the aggregates of a day depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct StepsKey<'a> {
+pub(in crate::buffer) struct StepsKey<'a> {
     pub format: u32,
     pub step_secs: u32,
     pub schema_digest: String,
@@ -77,24 +77,24 @@ impl<'a> StepsKey<'a> {
 }
 
 /// The file of a day in `dir`.
-pub(super) fn path(dir: &Path, date: NaiveDate) -> PathBuf {
+pub(in crate::buffer) fn path(dir: &Path, date: NaiveDate) -> PathBuf {
     dir.join(format!("steps_{date}.parquet"))
 }
 
 /// The day a file name stands for.
-pub(super) fn date_of(name: &str) -> Option<NaiveDate> {
+pub(in crate::buffer) fn date_of(name: &str) -> Option<NaiveDate> {
     name.strip_prefix("steps_")?.strip_suffix(".parquet")?.parse().ok()
 }
 
 /// A cache file that fits its key.
-pub(super) struct Fresh {
+pub(in crate::buffer) struct Fresh {
     path: PathBuf,
     step_secs: u32,
     pub sources: Vec<SourceDigest>,
 }
 
 /// The cache at `path`, if it is there, readable and fits `key`; a damaged one counts as stale.
-pub(super) fn fresh(path: &Path, key: &StepsKey<'_>) -> Option<Fresh> {
+pub(in crate::buffer) fn fresh(path: &Path, key: &StepsKey<'_>) -> Option<Fresh> {
     let file = ParquetFile::open(path).ok()?;
     if file.value_of(KEY)? != key.text() {
         return None;
@@ -104,7 +104,7 @@ pub(super) fn fresh(path: &Path, key: &StepsKey<'_>) -> Option<Fresh> {
 }
 
 /// The sha256 that `file` had when the cache at `path` was made from it, if it looks the same from outside since.
-pub(super) fn recorded_sha256(path: &Path, file: &FileId) -> Option<String> {
+pub(in crate::buffer) fn recorded_sha256(path: &Path, file: &FileId) -> Option<String> {
     let cache = ParquetFile::open(path).ok()?;
     let key: serde_json::Value = serde_json::from_str(cache.value_of(KEY)?).ok()?;
     let ids: Vec<FileId> = serde_json::from_value(key["sources"].clone()).ok()?;
@@ -115,7 +115,7 @@ pub(super) fn recorded_sha256(path: &Path, file: &FileId) -> Option<String> {
 }
 
 /// Writes the aggregates of a day.
-pub(super) fn write(
+pub(in crate::buffer) fn write(
     path: &Path,
     table: &StepTable,
     metrics: &[String],

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{fsx, platform};
 
-use super::rows::{NO_TEXT, Rows};
+use crate::buffer::rows::{NO_TEXT, Rows};
 
 const MAGIC: &[u8; 8] = b"tftseg\r\n";
 const FORMAT: u32 = 1;
@@ -37,7 +37,7 @@ const EXTENSION: &str = "seg";
 const LOCK_EXTENSION: &str = "lock";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Header {
+pub(in crate::buffer) struct Header {
     format: u32,
     schema_digest: String,
     /// Names of the metric columns in each frame.
@@ -45,7 +45,7 @@ pub(super) struct Header {
 }
 
 /// The lock that keeps rotations from looking while writers make segments.
-pub(super) fn segments_lock(open_dir: &Path) -> Result<File> {
+pub(in crate::buffer) fn segments_lock(open_dir: &Path) -> Result<File> {
     let path = open_dir.join(".segments.lock");
     fsx::create_dir_durable(open_dir)?;
     OpenOptions::new()
@@ -57,12 +57,12 @@ pub(super) fn segments_lock(open_dir: &Path) -> Result<File> {
 }
 
 /// The folder of one open day.
-pub(super) fn day_dir(open_dir: &Path, day: NaiveDate) -> PathBuf {
+pub(in crate::buffer) fn day_dir(open_dir: &Path, day: NaiveDate) -> PathBuf {
     open_dir.join(day.to_string())
 }
 
 /// The segments in the folder of a day, in the order they were begun.
-pub(super) fn list(day_dir: &Path) -> Result<Vec<PathBuf>> {
+pub(in crate::buffer) fn list(day_dir: &Path) -> Result<Vec<PathBuf>> {
     list_by_extension(day_dir, EXTENSION)
 }
 
@@ -73,7 +73,7 @@ fn list_by_extension(day_dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The segments of a day that get no more rows, and how many still may. Call it holding the segments lock alone.
-pub(super) fn claim_finished(day_dir: &Path) -> Result<(Vec<PathBuf>, usize)> {
+pub(in crate::buffer) fn claim_finished(day_dir: &Path) -> Result<(Vec<PathBuf>, usize)> {
     let mut finished = Vec::new();
     let mut n_live = 0;
     for path in list(day_dir)? {
@@ -92,7 +92,7 @@ pub(super) fn claim_finished(day_dir: &Path) -> Result<(Vec<PathBuf>, usize)> {
 }
 
 /// Removes a file that somebody else may remove at the same time.
-pub(super) fn remove_if_exists(path: &Path) -> Result<()> {
+pub(in crate::buffer) fn remove_if_exists(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", path.display()))
@@ -116,12 +116,12 @@ fn is_live(lock: &Path) -> Result<bool> {
 }
 
 /// Whether the writer of a segment is still at work.
-pub(super) fn is_segment_live(segment: &Path) -> Result<bool> {
+pub(in crate::buffer) fn is_segment_live(segment: &Path) -> Result<bool> {
     is_live(&segment.with_extension(LOCK_EXTENSION))
 }
 
 /// A segment that this process writes.
-pub(super) struct SegmentWriter {
+pub(in crate::buffer) struct SegmentWriter {
     file: File,
     path: PathBuf,
     lock_path: PathBuf,
@@ -262,14 +262,14 @@ fn frame_crc(length: [u8; 4], payload: &[u8]) -> u32 {
 
 /// Where a good frame lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(in crate::buffer) struct Frame {
     pub offset: u64,
     pub written_ms: i64,
     pub n_rows: u32,
 }
 
 /// Reads a segment, from the first frame to the last good one.
-pub(super) struct SegmentReader {
+pub(in crate::buffer) struct SegmentReader {
     path: PathBuf,
     file: BufReader<File>,
     size_bytes: u64,
@@ -386,7 +386,7 @@ fn read_header(file: &mut impl Read) -> io::Result<(Option<Header>, u64)> {
 }
 
 /// Rows in a segment, by its frame heads alone (payloads are skipped, checksums not checked).
-pub(super) fn count_rows(path: &Path) -> Result<u64> {
+pub(in crate::buffer) fn count_rows(path: &Path) -> Result<u64> {
     let mut reader = SegmentReader::open(path)?;
     let mut n_rows = 0;
     if reader.header.is_none() {
@@ -399,7 +399,7 @@ pub(super) fn count_rows(path: &Path) -> Result<u64> {
 }
 
 /// When the newest frame of a segment was written, by its frame heads alone.
-pub(super) fn last_written_ms(path: &Path) -> Result<Option<i64>> {
+pub(in crate::buffer) fn last_written_ms(path: &Path) -> Result<Option<i64>> {
     let mut reader = SegmentReader::open(path)?;
     let mut last = None;
     if reader.header.is_none() {

@@ -18,8 +18,8 @@ use polars::prelude::{
 use crate::calendar::PLAUSIBLE_MS;
 use crate::schema::Metric;
 
-use super::record::{Candidate, Reason, epoch_ms, parse_time};
-use super::rows::{Row, Rows};
+use crate::buffer::intake::record::{Candidate, Reason, epoch_ms, parse_time};
+use crate::buffer::rows::{Row, Rows};
 
 /// Rows decoded at once.
 const SLICE_ROWS: usize = 1 << 18;
@@ -33,7 +33,7 @@ fn guarded<T>(read: impl FnOnce() -> polars::prelude::PolarsResult<T>) -> Result
 }
 
 /// An open parquet file whose footer was read.
-pub(super) struct ParquetFile {
+pub(in crate::buffer) struct ParquetFile {
     reader: File,
     meta: polars::prelude::FileMetadataRef,
     schema: std::sync::Arc<polars::prelude::ArrowSchema>,
@@ -204,7 +204,7 @@ enum Times {
 
 /// The time of one row of a slice.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum SliceTime<'a> {
+pub(in crate::buffer) enum SliceTime<'a> {
     At(i64),
     Epoch(f64),
     Text(&'a str),
@@ -212,7 +212,7 @@ pub(super) enum SliceTime<'a> {
 }
 
 /// Some rows of a file, by column.
-pub(super) struct Slice {
+pub(in crate::buffer) struct Slice {
     times: Times,
     server: StringChunked,
     profile: Option<StringChunked>,

@@ -19,30 +19,30 @@ use polars::prelude::{
 
 use crate::fsx;
 
-use super::merge::Sorted;
 use super::parquet_rows::ParquetFile;
-use super::rows::{Row, Rows};
+use crate::buffer::merge::Sorted;
+use crate::buffer::rows::{Row, Rows};
 
 /// Rows per row group.
 const GROUP_ROWS: usize = 1 << 17;
 
 /// Names of the file's own metadata.
-pub(super) const ZONE_KEY: &str = "tftctl.zone";
-pub(super) const CRC_KEY: &str = "tftctl.rows_crc32";
-pub(super) const SERVERS_KEY: &str = "tftctl.n_servers";
+pub(in crate::buffer) const ZONE_KEY: &str = "tftctl.zone";
+pub(in crate::buffer) const CRC_KEY: &str = "tftctl.rows_crc32";
+pub(in crate::buffer) const SERVERS_KEY: &str = "tftctl.n_servers";
 
 /// The file of a day in `dir`.
-pub(super) fn path(dir: &Path, date: NaiveDate) -> PathBuf {
+pub(in crate::buffer) fn path(dir: &Path, date: NaiveDate) -> PathBuf {
     dir.join(format!("metrics_{date}.parquet"))
 }
 
 /// The day a file name stands for.
-pub(super) fn date_of(name: &str) -> Option<NaiveDate> {
+pub(in crate::buffer) fn date_of(name: &str) -> Option<NaiveDate> {
     name.strip_prefix("metrics_")?.strip_suffix(".parquet")?.parse().ok()
 }
 
 /// The day files in `dir`, by date; none if there is no such folder.
-pub(super) fn list(dir: &Path) -> Result<BTreeMap<NaiveDate, PathBuf>> {
+pub(in crate::buffer) fn list(dir: &Path) -> Result<BTreeMap<NaiveDate, PathBuf>> {
     let mut files = BTreeMap::new();
     for entry in fsx::list_dir(dir)? {
         if let Some(date) = entry.file_name().to_str().and_then(date_of) {
@@ -53,7 +53,7 @@ pub(super) fn list(dir: &Path) -> Result<BTreeMap<NaiveDate, PathBuf>> {
 }
 
 /// The columns of a day file and what it says of itself.
-pub(super) struct Layout {
+pub(in crate::buffer) struct Layout {
     pub metrics: Vec<String>,
     pub has_profile: bool,
     pub has_status: bool,
@@ -61,11 +61,11 @@ pub(super) struct Layout {
 }
 
 /// Takes sorted rows, group by group.
-pub(super) type Take<'a> = &'a mut dyn FnMut(&Sorted) -> Result<()>;
+pub(in crate::buffer) type Take<'a> = &'a mut dyn FnMut(&Sorted) -> Result<()>;
 
 /// A count and a checksum of rows in their order: equal before writing and after reading back.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Proof {
+pub(in crate::buffer) struct Proof {
     n_rows: u64,
     crc: crc32fast::Hasher,
 }
@@ -98,7 +98,7 @@ impl Proof {
 /// file under its name. Returns the number of rows.
 ///
 /// - Errors: the disk refuses, or what was read back differs; the old file, if any, is untouched.
-pub(super) fn write(
+pub(in crate::buffer) fn write(
     path: &Path,
     layout: &Layout,
     produce: &mut dyn FnMut(Take<'_>) -> Result<()>,
@@ -171,7 +171,7 @@ fn frame_of(rows: &Rows, order: &[u32], layout: &Layout) -> Result<DataFrame> {
 }
 
 /// A column of times in ms, UTC.
-pub(super) fn time_column(name: &str, times_ms: Vec<i64>) -> Column {
+pub(in crate::buffer) fn time_column(name: &str, times_ms: Vec<i64>) -> Column {
     Int64Chunked::from_vec(PlSmallStr::from_str(name), times_ms)
         .into_datetime(TimeUnit::Milliseconds, Some(TimeZone::UTC))
         .into_series()
@@ -179,7 +179,7 @@ pub(super) fn time_column(name: &str, times_ms: Vec<i64>) -> Column {
 }
 
 /// A column of float32 with null for NaN.
-pub(super) fn float_column(name: &str, values: impl Iterator<Item = f32>) -> Column {
+pub(in crate::buffer) fn float_column(name: &str, values: impl Iterator<Item = f32>) -> Column {
     let options = values.map(|value| (!value.is_nan()).then_some(value));
     Float32Chunked::from_iter_options(PlSmallStr::from_str(name), options).into_series().into_column()
 }

@@ -15,10 +15,10 @@ use chrono_tz::Tz;
 
 use crate::{calendar, fsx};
 
-use super::Buffer;
-use super::day_file;
-use super::rows::{Row, Rows};
 use super::segment::SegmentWriter;
+use crate::buffer::Buffer;
+use crate::buffer::rows::{Row, Rows};
+use crate::buffer::sealed::day_file;
 
 /// Rows that wait in memory, over all days.
 const BLOCK_ROWS: usize = 8192;
@@ -39,7 +39,7 @@ struct OpenDay {
 }
 
 /// The open days of one appender.
-pub(super) struct OpenDays<'a> {
+pub(in crate::buffer) struct OpenDays<'a> {
     open_dir: &'a Path,
     buffer_dir: &'a Path,
     zone: Tz,

@@ -13,7 +13,7 @@ use crate::schema::Metric;
 use super::record::{Candidate, Field, Fields, Reason, Reject, UnknownFields};
 
 /// What the reading of one line needs and produces.
-pub(super) struct LineReader<'a> {
+pub(in crate::buffer) struct LineReader<'a> {
     pub fields: &'a Fields,
     pub metrics: &'a [Metric],
     pub candidate: &'a mut Candidate,

@@ -9,12 +9,12 @@ use std::collections::HashMap;
 
 use crate::schema::{Aggregation, Schema};
 
-use super::record::is_offline;
-use super::rows::{NO_TEXT, Row, Texts};
 use super::step_table::{NO_STATUS, StepTable};
+use crate::buffer::intake::record::is_offline;
+use crate::buffer::rows::{NO_TEXT, Row, Texts};
 
 /// Builds a [`StepTable`] from rows; the rows of each server must come in ascending order of time.
-pub(super) struct StepBuilder {
+pub(in crate::buffer) struct StepBuilder {
     step_secs: u32,
     aggregations: Vec<Aggregation>,
     ids: HashMap<String, usize>,

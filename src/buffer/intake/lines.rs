@@ -3,14 +3,14 @@
 use anyhow::Result;
 
 /// Longest line taken, in bytes.
-pub(super) const MAX_LINE_BYTES: usize = 1 << 20;
+pub(in crate::buffer) const MAX_LINE_BYTES: usize = 1 << 20;
 /// Longest line taken that holds a batch (`{"records": [...]}` or a JSON array), in bytes.
-pub(super) const MAX_BATCH_BYTES: usize = 32 << 20;
+pub(in crate::buffer) const MAX_BATCH_BYTES: usize = 32 << 20;
 /// What is kept of a line that is too long.
 const HEAD_BYTES: usize = 4096;
 
 /// One line without its line break.
-pub(super) enum Line<'a> {
+pub(in crate::buffer) enum Line<'a> {
     Whole(&'a [u8]),
     /// Over the limit; its first bytes.
     TooLong(&'a [u8]),
@@ -18,7 +18,7 @@ pub(super) enum Line<'a> {
 
 /// Takes chunks of any size, gives lines. Lines are counted from 1.
 #[derive(Default)]
-pub(super) struct LineSplitter {
+pub(in crate::buffer) struct LineSplitter {
     partial: Vec<u8>,
     is_skipping: bool,
     n_lines: u64,

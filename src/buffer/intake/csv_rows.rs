@@ -10,7 +10,7 @@ use crate::schema::Metric;
 use super::record::{Candidate, Field, Fields, Reason, Reject, UnknownFields};
 
 /// The columns of a file, in its order.
-pub(super) struct Header {
+pub(in crate::buffer) struct Header {
     delimiter: u8,
     /// What each column stands for; `None` if the schema does not know it.
     fields: Vec<Option<Field>>,

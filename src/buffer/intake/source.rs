@@ -48,7 +48,7 @@ impl Source {
 }
 
 /// An opened source.
-pub(super) enum Input {
+pub(in crate::buffer) enum Input {
     /// Text, decompressed; the format is [`Format::Auto`] until its first bytes are seen.
     Text {
         reader: Box<dyn Read + Send>,
@@ -58,7 +58,7 @@ pub(super) enum Input {
 }
 
 /// A parquet file, or a pipe that was spooled into one.
-pub(super) struct ParquetInput {
+pub(in crate::buffer) struct ParquetInput {
     pub file: File,
 }
 
@@ -101,7 +101,7 @@ impl Input {
 }
 
 /// Tells CSV from NDJSON by the first line: JSON begins with a brace or bracket, a CSV header names its keys.
-pub(super) fn detect_text(head: &[u8]) -> Format {
+pub(in crate::buffer) fn detect_text(head: &[u8]) -> Format {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
     if matches!(first, Some(b'{' | b'[')) {
@@ -114,7 +114,7 @@ pub(super) fn detect_text(head: &[u8]) -> Format {
 }
 
 /// The extension of a path in lower case, without that of a compression.
-pub(super) fn extension_of(path: &Path) -> String {
+pub(in crate::buffer) fn extension_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
     name.rsplit_once('.').map(|(_, extension)| extension.to_owned()).unwrap_or_default()

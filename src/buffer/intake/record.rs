@@ -18,7 +18,7 @@ use chrono::DateTime;
 
 use crate::schema::{Metric, OutOfRange, Schema};
 
-use super::rows::Row;
+use crate::buffer::rows::Row;
 
 /// Longest server name, in bytes.
 pub const MAX_SERVER_NAME_BYTES: usize = 128;
@@ -90,7 +90,7 @@ impl fmt::Display for Reason {
 
 /// A refused row: the reason, and what a person wants to know beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reject {
+pub(in crate::buffer) struct Reject {
     pub reason: Reason,
     pub detail: String,
 }
@@ -103,7 +103,7 @@ impl Reject {
 
 /// What a member or column name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(in crate::buffer) enum Field {
     Timestamp,
     ServerName,
     Profile,
@@ -117,7 +117,7 @@ pub(super) enum Field {
 }
 
 /// Every name a record may use.
-pub(super) struct Fields(HashMap<String, Field>);
+pub(in crate::buffer) struct Fields(HashMap<String, Field>);
 
 impl Fields {
     pub fn of(schema: &Schema) -> Self {
@@ -147,7 +147,7 @@ impl Fields {
 
 /// How often fields that the schema does not know were dropped, by name.
 #[derive(Clone, Debug, Default)]
-pub(super) struct UnknownFields(pub BTreeMap<String, u64>);
+pub(in crate::buffer) struct UnknownFields(pub BTreeMap<String, u64>);
 
 impl UnknownFields {
     pub fn count(&mut self, name: &str) {
@@ -164,7 +164,7 @@ impl UnknownFields {
 
 /// A record as it was read, before anyone judged it. Reused from row to row.
 #[derive(Debug, Default)]
-pub(super) struct Candidate {
+pub(in crate::buffer) struct Candidate {
     pub time_ms: Option<i64>,
     pub server: String,
     pub profile: String,
@@ -235,7 +235,7 @@ impl Candidate {
 }
 
 /// Reads RFC 3339 with a zone, or an epoch number written as text.
-pub(super) fn parse_time(text: &str) -> Option<i64> {
+pub(in crate::buffer) fn parse_time(text: &str) -> Option<i64> {
     let text = text.trim();
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Some(time.timestamp_millis());
@@ -245,7 +245,7 @@ pub(super) fn parse_time(text: &str) -> Option<i64> {
 }
 
 /// Epoch seconds (below 10^11) or milliseconds as milliseconds.
-pub(super) fn epoch_ms(number: f64) -> Option<i64> {
+pub(in crate::buffer) fn epoch_ms(number: f64) -> Option<i64> {
     let millis = if number.abs() < 1e11 { number * 1000.0 } else { number };
     (millis.is_finite() && millis.abs() < 9e15).then_some(millis.round() as i64)
 }
@@ -256,7 +256,7 @@ fn clip(text: &str) -> String {
 }
 
 /// What a record must satisfy at this site, now.
-pub(super) struct Rules<'a> {
+pub(in crate::buffer) struct Rules<'a> {
     pub metrics: &'a [Metric],
     /// Oldest event time taken, epoch milliseconds.
     pub min_ms: i64,
@@ -315,7 +315,7 @@ impl Rules<'_> {
 }
 
 /// Whether a status says that the server was off.
-pub(super) fn is_offline(status: &str) -> bool {
+pub(in crate::buffer) fn is_offline(status: &str) -> bool {
     status.eq_ignore_ascii_case(OFFLINE)
 }
 

@@ -17,13 +17,13 @@ use crate::schema::{Metric, Schema};
 use crate::stats;
 
 use super::csv_rows::Header;
-use super::day_file;
 use super::lines::{Line, LineSplitter};
 use super::ndjson::LineReader;
-use super::parquet_rows::ParquetFile;
 use super::record::{Candidate, Fields, Rules, UnknownFields};
-use super::rows::Rows;
 use super::source::{Format, Input, Source, detect_text};
+use crate::buffer::rows::Rows;
+use crate::buffer::sealed::day_file;
+use crate::buffer::sealed::parquet_rows::ParquetFile;
 
 /// Rows kept of each file.
 const MAX_SAMPLE_ROWS: usize = 400_000;

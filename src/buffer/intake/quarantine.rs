@@ -34,7 +34,7 @@ struct Entry<'a> {
 }
 
 /// Collects the bad rows of one appender.
-pub(super) struct Quarantine {
+pub(in crate::buffer) struct Quarantine {
     dir: PathBuf,
     pending: Vec<u8>,
     date: NaiveDate,
@@ -43,7 +43,7 @@ pub(super) struct Quarantine {
 }
 
 /// Where a bad row was found.
-pub(super) struct Place<'a> {
+pub(in crate::buffer) struct Place<'a> {
     pub file: &'a str,
     pub line: u64,
     pub record: Option<usize>,
@@ -132,7 +132,7 @@ pub struct QuarantineStatus {
 }
 
 /// Counts the bad rows in `dir`, in bounded memory.
-pub(super) fn status(dir: &Path) -> Result<QuarantineStatus> {
+pub(in crate::buffer) fn status(dir: &Path) -> Result<QuarantineStatus> {
     let mut status = QuarantineStatus::default();
     for (_, path) in files(dir)? {
         let mut file = File::open(&path).with_context(|| format!("read {}", path.display()))?;
@@ -151,7 +151,7 @@ pub(super) fn status(dir: &Path) -> Result<QuarantineStatus> {
 }
 
 /// The dated files in `dir`, ascending.
-pub(super) fn files(dir: &Path) -> Result<Vec<(NaiveDate, PathBuf)>> {
+pub(in crate::buffer) fn files(dir: &Path) -> Result<Vec<(NaiveDate, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fsx::list_dir(dir)? {
         let path = entry.path();

@@ -21,15 +21,15 @@ use crate::clock::Clock;
 use crate::error::Refusal;
 use crate::progress::{Progress, Tick};
 
-use super::Buffer;
 use super::csv_rows::Header;
 use super::lines::{Line, LineSplitter};
 use super::ndjson::LineReader;
-use super::open_days::OpenDays;
-use super::parquet_rows::{ParquetFile, SliceTime};
 use super::quarantine::{Place, Quarantine};
 use super::record::{Candidate, Fields, Reason, Reject, Rules, UnknownFields};
 use super::source::{Format, Input, ParquetInput, Source, detect_text};
+use crate::buffer::Buffer;
+use crate::buffer::open::open_days::OpenDays;
+use crate::buffer::sealed::parquet_rows::{ParquetFile, SliceTime};
 
 /// How to append.
 #[derive(Clone, Debug)]

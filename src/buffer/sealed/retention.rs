@@ -73,12 +73,12 @@ pub fn plan_retention(days: &[NaiveDate], today: NaiveDate, retention_days: u32)
 }
 
 /// Whether the plan keeps days only because it would have deleted all.
-pub(super) fn is_refused(plan: &[RetentionDecision]) -> bool {
+pub(in crate::buffer) fn is_refused(plan: &[RetentionDecision]) -> bool {
     plan.iter().any(|decision| matches!(decision.reason, RetentionReason::WouldDeleteAll { .. }))
 }
 
 /// Deletes a file in two steps, so that a crash leaves it whole or under a name that no reader looks at.
-pub(super) fn delete(path: &Path) -> Result<()> {
+pub(in crate::buffer) fn delete(path: &Path) -> Result<()> {
     let folder = path.parent().context("a file needs a folder")?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let aside: PathBuf = folder.join(format!("{ASIDE_PREFIX}{name}"));
@@ -88,7 +88,7 @@ pub(super) fn delete(path: &Path) -> Result<()> {
 }
 
 /// Removes what a crash between the two steps left.
-pub(super) fn sweep(dir: &Path) -> Result<()> {
+pub(in crate::buffer) fn sweep(dir: &Path) -> Result<()> {
     for entry in fsx::list_dir(dir)? {
         let path = entry.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();

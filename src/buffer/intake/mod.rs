@@ -1,0 +1,17 @@
+//! Records in: every accepted format becomes candidates, each is judged by the site's rules, the good ones go to the
+//! open days, the bad ones to quarantine with their place and reason.
+
+mod append;
+mod csv_rows;
+mod derive;
+mod lines;
+mod ndjson;
+pub(in crate::buffer) mod quarantine;
+pub(in crate::buffer) mod record;
+mod source;
+
+pub use append::{AppendOptions, AppendReport};
+pub use derive::{Derived, MAX_TARGETS, derive};
+pub use quarantine::QuarantineStatus;
+pub use record::{MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, OFFLINE, Reason};
+pub use source::{Format, Source};

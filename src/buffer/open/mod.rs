@@ -1,0 +1,4 @@
+//! The open days: folders of checksummed segments, one per appender, that grow until a rotation seals their day.
+
+pub(in crate::buffer) mod open_days;
+pub(in crate::buffer) mod segment;

@@ -1,0 +1,7 @@
+//! The sealed days: one parquet file each, how it is written and read, and how long it is kept.
+
+pub(in crate::buffer) mod day_file;
+pub(in crate::buffer) mod parquet_rows;
+pub(in crate::buffer) mod retention;
+
+pub use retention::{RetentionDecision, RetentionReason, plan_retention};

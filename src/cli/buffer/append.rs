@@ -1,0 +1,156 @@
+//! `buffer append`: records in, and what became of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::buffer::{AppendOptions, AppendReport, Buffer, Source};
+use crate::cli::context::Context;
+use crate::cli::text;
+use crate::clock::Clock;
+use crate::error::{Exit, HintExt, Refusal};
+use crate::site::Site;
+
+#[derive(Args)]
+pub struct AppendArgs {
+    /// Files of records, gzip and zstd too; `-` is standard input
+    #[arg(default_value = "-")]
+    files: Vec<PathBuf>,
+    /// Serve a pipe that stays open: acknowledge in batches, at least every second
+    #[arg(long)]
+    follow: bool,
+    #[arg(long, value_enum, default_value = "auto")]
+    format: Format,
+    /// Exit 4 if any row was bad (the good ones are taken all the same)
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Auto,
+    Ndjson,
+    Csv,
+    Parquet,
+}
+
+impl Format {
+    fn of_buffer(self) -> crate::buffer::Format {
+        match self {
+            Format::Auto => crate::buffer::Format::Auto,
+            Format::Ndjson => crate::buffer::Format::Ndjson,
+            Format::Csv => crate::buffer::Format::Csv,
+            Format::Parquet => crate::buffer::Format::Parquet,
+        }
+    }
+}
+
+pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
+    let clock = context.clock(site.zone())?;
+    let buffer = Buffer::open(site);
+    let stop = if args.follow { Some(context.stop_on_signal()?) } else { None };
+    let options = AppendOptions {
+        format: args.format.of_buffer(),
+        follow: args.follow,
+        stop,
+        ..AppendOptions::default()
+    };
+    let mut reports = Vec::new();
+    let appended = append_each(args, &buffer, &options, clock, context, &mut reports);
+    // What is safe is told also where a later file failed; several files are still one document.
+    if !args.follow && context.output.json {
+        match (args.files.len(), reports.first()) {
+            (1, None) => {}
+            (1, Some(report)) => context.output.result(report, render_append)?,
+            _ => context.output.result(&reports, |_| String::new())?,
+        }
+    }
+    appended?;
+    let n_bad: u64 = reports.iter().map(|report| report.n_bad).sum();
+    let n_rows: u64 = reports.iter().map(|report| report.n_rows).sum();
+    if n_bad > 0 && n_bad == n_rows {
+        return Err(Refusal::BadRows { n_bad, n_rows }).hint(|| {
+            let dir = site.quarantine_dir();
+            format!(
+                "{} holds them with the reasons; for old data give `--now`, a time at its end",
+                dir.display()
+            )
+        });
+    }
+    if args.strict && n_bad > 0 {
+        return Err(Refusal::BadRows { n_bad, n_rows })
+            .hint(|| format!("{} holds them, with line and reason", site.quarantine_dir().display()));
+    }
+    Ok(Exit::Done)
+}
+
+/// Appends one file after the other; `reports` holds those that were finished. Texts and acknowledgements are told as
+/// they come.
+fn append_each(
+    args: &AppendArgs,
+    buffer: &Buffer,
+    options: &AppendOptions,
+    clock: Clock,
+    context: &Context,
+    reports: &mut Vec<AppendReport>,
+) -> anyhow::Result<()> {
+    for path in &args.files {
+        let source = match path.as_os_str() == "-" {
+            true => Source::reader("stdin", std::io::stdin()),
+            false => Source::File(path.clone()),
+        };
+        // Each acknowledgement is one line, so that a producer can wait for it.
+        let mut acknowledged = Ok(());
+        let mut on_ack = |report: &AppendReport| {
+            if args.follow && acknowledged.is_ok() {
+                acknowledged = acknowledge(report, context);
+            }
+        };
+        let report = buffer.append_with(source, options, &clock, context.progress(), &mut on_ack)?;
+        acknowledged?;
+        match (args.follow, context.output.json) {
+            (true, true) => acknowledge(&report, context)?,
+            (false, true) => {}
+            (_, false) => context.output.data(&render_append(&report))?,
+        }
+        reports.push(report);
+    }
+    Ok(())
+}
+
+fn acknowledge(report: &AppendReport, context: &Context) -> anyhow::Result<()> {
+    if context.output.json {
+        context.output.data(&serde_json::to_string(report)?)
+    } else {
+        context.output.data(&format!("{} rows are safe, {} were bad", report.n_good, report.n_bad))
+    }
+}
+
+fn render_append(report: &AppendReport) -> String {
+    let rate = report.n_rows as f64 / report.duration_secs.max(1e-9);
+    let mut lines = vec![format!(
+        "{}: {} rows taken, {} bad, {} day(s), {:.0} rows/s",
+        report.source,
+        text::count(report.n_good),
+        report.n_bad,
+        report.n_per_day.len(),
+        rate
+    )];
+    for (reason, n) in &report.reasons {
+        lines.push(format!("  bad: {n} x {reason}"));
+    }
+    if let Some(path) = &report.quarantine {
+        lines.push(format!("  bad rows are in {}", path.display()));
+    }
+    for (name, n) in report.n_unknown_fields.iter().take(10) {
+        // Names come from the data: control characters must not reach a terminal.
+        lines.push(format!("  unknown field {}: dropped {n} times", name.escape_debug()));
+    }
+    if report.n_late > 0 {
+        lines.push(format!("  {} rows are late; the next rotation merges them", report.n_late));
+    }
+    if report.n_out_of_range_kept > 0 {
+        lines.push(format!("  {} values are out of range and kept", report.n_out_of_range_kept));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,39 @@
+//! `buffer ...`: metrics in, days sealed, what is there; one file per subcommand.
+
+mod append;
+mod rotate;
+mod status;
+mod verify;
+
+use clap::{Args, Subcommand};
+
+use super::context::Context;
+use crate::error::Exit;
+
+#[derive(Args)]
+pub struct BufferArgs {
+    #[command(subcommand)]
+    command: BufferCommand,
+}
+
+#[derive(Subcommand)]
+enum BufferCommand {
+    /// Add records to the days of their event times; returns when they are on stable storage
+    Append(append::AppendArgs),
+    /// Seal the days that are over, aggregate them, apply retention
+    Rotate(rotate::RotateArgs),
+    /// Every day with its rows, and what waits or is wrong
+    Status,
+    /// Find what is damaged, missing or misplaced; changes nothing, exit 1 if anything is found
+    Verify(verify::VerifyArgs),
+}
+
+pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
+    let site = context.site()?;
+    match args.command {
+        BufferCommand::Append(args) => append::run(&args, &site, context),
+        BufferCommand::Rotate(args) => rotate::run(&args, &site, context),
+        BufferCommand::Status => status::run(&site, context),
+        BufferCommand::Verify(args) => verify::run(&args, &site, context),
+    }
+}

@@ -1,0 +1,71 @@
+//! `buffer rotate`: what was sealed, what went.
+
+use clap::Args;
+
+use crate::buffer::{Buffer, RotateOptions, RotateReport};
+use crate::cli::context::Context;
+use crate::cli::text;
+use crate::error::Exit;
+use crate::site::Site;
+
+#[derive(Args)]
+pub struct RotateArgs {
+    /// Seal today so far too
+    #[arg(long)]
+    include_open: bool,
+    /// Say what would be done and touch nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub fn run(args: &RotateArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
+    let now = context.clock(site.zone())?.now();
+    let options = RotateOptions { include_open: args.include_open, dry_run: args.dry_run };
+    let report = Buffer::open(site).rotate(&options, now, context.progress())?;
+    let ending = ensure_no_failed_day(&report);
+    context.output.done(&report, *ending.as_ref().unwrap_or(&Exit::Failed), render)?;
+    ending
+}
+
+/// A day that could not be sealed is a failure, told after the good ones.
+fn ensure_no_failed_day(report: &RotateReport) -> anyhow::Result<Exit> {
+    match report.failed.as_slice() {
+        [] => Ok(Exit::Done),
+        [first, ..] => Err(anyhow::anyhow!(
+            "{} of the days failed; {}: {}",
+            report.failed.len(),
+            first.date,
+            first.error
+        )),
+    }
+}
+
+fn render(report: &RotateReport) -> String {
+    let mut lines = Vec::new();
+    if report.is_dry_run {
+        lines.extend(
+            report.planned.iter().map(|plan| format!("{} would be sealed: {}", plan.date, plan.reason)),
+        );
+    }
+    for day in &report.sealed {
+        lines.push(format!(
+            "{} sealed: {} rows of {} servers, {} duplicates, {}",
+            day.date,
+            text::count(day.n_rows),
+            day.n_servers,
+            day.n_duplicates,
+            text::bytes(day.size_bytes)
+        ));
+    }
+    if !report.steps_written.is_empty() {
+        lines.push(format!("{} day(s) aggregated to steps", report.steps_written.len()));
+    }
+    for decision in report.retention.iter().filter(|decision| decision.delete) {
+        let verb = if report.is_dry_run { "would be deleted" } else { "deleted" };
+        lines.push(format!("{} {verb}: {}", decision.date, decision.reason));
+    }
+    for failure in &report.failed {
+        lines.push(format!("{} failed: {}", failure.date, failure.error));
+    }
+    if lines.is_empty() { "nothing to do".into() } else { lines.join("\n") }
+}
