@@ -1,6 +1,6 @@
 //! What `manifest.json` of a window says: where it came from, how it is cut, and what it is worth.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
@@ -52,4 +52,11 @@ pub struct Manifest {
     pub sources: Vec<Source>,
     pub quality: QualityReport,
     pub files: Vec<FileDigest>,
+}
+
+impl Manifest {
+    /// When the holdout begins.
+    pub fn holdout_start(&self) -> DateTime<Utc> {
+        self.start + TimeDelta::seconds(self.split.holdout_start as i64 * i64::from(self.step_secs))
+    }
 }

@@ -56,12 +56,21 @@ impl Window {
     ///
     /// - Errors: the file is not the one that was published (length or sha256), or cannot be read.
     pub fn read_grid(&self) -> Result<Grid> {
+        self.read_parts(&[self.outline()]).map(|mut grids| grids.remove(0))
+    }
+
+    /// Reads what some outlines ask for (see [`Grid::only_metrics`], [`Grid::from_step`]), a grid for each.
+    ///
+    /// - Errors: those of [`Window::read_grid`].
+    pub fn read_parts(&self, outlines: &[Grid]) -> Result<Vec<Grid>> {
         self.told(|| {
             self.verify()?;
-            let outline = self.outline();
-            let mut grid = outline.with_room_for(0..outline.servers.len());
-            steps_file::read_into(&self.dir.join(STEPS), &mut grid)?;
-            Ok(grid)
+            let read = |outline: &Grid| {
+                let mut grid = outline.with_room_for(0..outline.servers.len());
+                steps_file::read_into(&self.dir.join(STEPS), &mut grid)?;
+                Ok(grid)
+            };
+            outlines.iter().map(read).collect()
         })
     }
 
@@ -81,7 +90,7 @@ impl Window {
     }
 
     /// The grid of the window's servers, without their values.
-    fn outline(&self) -> Grid {
+    pub fn outline(&self) -> Grid {
         let manifest = &self.manifest;
         Grid {
             servers: manifest.servers.clone(),
