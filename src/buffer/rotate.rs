@@ -17,14 +17,13 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
-use crate::fsx::{self, Lock};
-use crate::platform;
+use crate::fsx::{self, Lock, disk};
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
 use super::intake::quarantine;
 use super::merge::{self, DayInputs, Survey};
-use super::open::segment::{self, remove_if_exists};
+use super::open::segment;
 use super::sealed::day_file::{self, Layout};
 use super::sealed::retention::{self, RetentionDecision, plan_retention};
 use super::steps::cache;
@@ -315,15 +314,15 @@ impl Buffer {
     /// Deletes the segments whose rows are in the day file now.
     pub(super) fn drop_segments(&self, plan: &SealPlan) -> Result<()> {
         for path in &plan.segments {
-            fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+            fsx::remove_file(path)?;
         }
         let guard = segment::segments_lock(&self.open_dir)?;
         guard.lock().with_context(|| format!("lock {}", self.open_dir.display()))?;
         let dir = segment::day_dir(&self.open_dir, plan.date);
         if fsx::list_dir(&dir)?.is_empty() {
-            fs::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
+            disk::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
-        platform::sync_dir(&self.open_dir).with_context(|| format!("sync {}", self.open_dir.display()))
+        fsx::sync_dir(&self.open_dir)
     }
 
     /// Aggregates every sealed day that has no fresh aggregates.
@@ -347,7 +346,7 @@ impl Buffer {
         for entry in fsx::list_dir(&self.steps_dir)? {
             let date = entry.file_name().to_str().and_then(cache::date_of);
             if date.is_some_and(|date| !days.contains(&date)) {
-                remove_if_exists(&entry.path())?;
+                fsx::remove_file(&entry.path())?;
             }
         }
         Ok(())
@@ -374,7 +373,7 @@ impl Buffer {
         retention::sweep(&self.dir)?;
         for decision in report.retention.iter().filter(|decision| decision.delete) {
             retention::delete(&files[&decision.date])?;
-            remove_if_exists(&cache::path(&self.steps_dir, decision.date))?;
+            fsx::remove_file(&cache::path(&self.steps_dir, decision.date))?;
             report.n_days_deleted += 1;
         }
         self.drop_old_quarantine(today)
@@ -384,7 +383,7 @@ impl Buffer {
         let oldest_kept = calendar::days_before(today, self.retention_days);
         for (date, path) in quarantine::files(&self.quarantine_dir)? {
             if date < oldest_kept {
-                remove_if_exists(&path)?;
+                fsx::remove_file(&path)?;
             }
         }
         Ok(())

@@ -84,7 +84,7 @@ pub fn build_from(
                 }
                 Err(error) => {
                     progress.warn(&format!("window {} is damaged and built anew: {error:#}", window.id));
-                    store::discard(site, &window)?;
+                    store::discard(&window)?;
                 }
             }
         }

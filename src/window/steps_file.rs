@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use polars::prelude::*;
 
+use crate::fsx::disk;
+
 use super::grid::Grid;
 
 /// Rows of a row group, about.
@@ -26,7 +28,7 @@ pub(super) struct StepsWriter {
     /// Rows of a row group, about.
     group_rows: usize,
     /// Opened with the first grid, which knows the columns.
-    writer: Option<BatchedWriter<File>>,
+    writer: Option<BatchedWriter<disk::File>>,
     /// Rows that do not fill a row group yet, and of how many servers they are.
     pending: Option<DataFrame>,
     n_pending: usize,
@@ -52,7 +54,7 @@ impl StepsWriter {
     fn try_add(&mut self, grid: &Grid, mut servers: &[usize]) -> Result<()> {
         if self.writer.is_none() {
             let schema = frame(grid, &[])?.schema().clone();
-            self.writer = Some(ParquetWriter::new(File::create(&self.path)?).batched(&schema)?);
+            self.writer = Some(ParquetWriter::new(disk::File::create_new(&self.path)?).batched(&schema)?);
         }
         let n_a_group = (self.group_rows / grid.n_steps.max(1)).max(1);
         while !servers.is_empty() {

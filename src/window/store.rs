@@ -2,7 +2,6 @@
 //!
 //! `windows/latest.json` names the window that was asked for last; it is moved after the window is complete.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -169,17 +168,15 @@ pub fn prune(site: &Site, today: NaiveDate, keep_days: u32, in_use: &[String]) -
         if window.manifest.end_day >= oldest || in_use.contains(&window.id) {
             continue;
         }
-        discard(site, &window)?;
+        discard(&window)?;
         n_deleted += 1;
     }
     Ok(n_deleted)
 }
 
 /// Deletes a window, first out of sight and then for good.
-pub(super) fn discard(site: &Site, window: &Window) -> Result<()> {
-    let aside = tempfile::Builder::new().prefix(".staging-").tempdir_in(site.windows_dir())?;
-    let moved = fs::rename(&window.dir, aside.path().join("window"));
-    moved.with_context(|| format!("delete window {}", window.id))
+pub(super) fn discard(window: &Window) -> Result<()> {
+    fsx::discard_dir(&window.dir).with_context(|| format!("delete window {}", window.id))
 }
 
 /// The window `id`, if there is one.

@@ -3,7 +3,7 @@
 //!
 //! Several appenders write to the same file; each adds whole lines while it holds `quarantine/.lock`.
 
-use std::fs::{File, OpenOptions};
+use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
-use crate::{fsx, platform};
+use crate::fsx::{self, disk::File};
 
 use super::record::Reject;
 
@@ -96,19 +96,16 @@ impl Quarantine {
     }
 
     fn append(&self, path: &Path) -> Result<()> {
-        let lock = File::create(self.dir.join(".lock"))?;
+        let lock = File::open_or_create(&self.dir.join(".lock"))?;
         lock.lock()?;
         let is_new = !path.exists();
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let mut file = File::open_append(path)?;
         if !ends_with_newline(&mut file)? {
             file.write_all(b"\n")?;
         }
         file.write_all(&self.pending)?;
         file.sync_data()?;
-        if is_new {
-            platform::sync_dir(&self.dir)?;
-        }
-        Ok(())
+        if is_new { fsx::sync_dir(&self.dir) } else { Ok(()) }
     }
 }
 
@@ -135,7 +132,7 @@ pub struct QuarantineStatus {
 pub(in crate::buffer) fn status(dir: &Path) -> Result<QuarantineStatus> {
     let mut status = QuarantineStatus::default();
     for (_, path) in files(dir)? {
-        let mut file = File::open(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut file = fs::File::open(&path).with_context(|| format!("read {}", path.display()))?;
         status.n_files += 1;
         let mut chunk = vec![0; 1 << 16];
         loop {

@@ -14,8 +14,7 @@
 //! until after its last sync: a segment without a locked file beside it gets no more rows, ever. A writer makes
 //! both files while it shares `open/.segments.lock`, which a rotation takes alone to see which are finished.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::fs::{self, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use crate::{fsx, platform};
+use crate::fsx::{self, disk};
 
 use crate::buffer::rows::{NO_TEXT, Rows};
 
@@ -45,15 +44,10 @@ pub(in crate::buffer) struct Header {
 }
 
 /// The lock that keeps rotations from looking while writers make segments.
-pub(in crate::buffer) fn segments_lock(open_dir: &Path) -> Result<File> {
+pub(in crate::buffer) fn segments_lock(open_dir: &Path) -> Result<disk::File> {
     let path = open_dir.join(".segments.lock");
     fsx::create_dir_durable(open_dir)?;
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))
+    disk::File::open_or_create(&path).with_context(|| format!("open {}", path.display()))
 }
 
 /// The folder of one open day.
@@ -85,25 +79,15 @@ pub(in crate::buffer) fn claim_finished(day_dir: &Path) -> Result<(Vec<PathBuf>,
     }
     for lock in list_by_extension(day_dir, LOCK_EXTENSION)? {
         if !is_live(&lock)? {
-            remove_if_exists(&lock)?;
+            fsx::remove_file(&lock)?;
         }
     }
     Ok((finished, n_live))
 }
 
-/// Removes a file that somebody else may remove at the same time.
-pub(in crate::buffer) fn remove_if_exists(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Whether a writer holds this lock file.
 fn is_live(lock: &Path) -> Result<bool> {
-    let file = match File::open(lock) {
+    let file = match fs::File::open(lock) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         file => file.with_context(|| format!("open {}", lock.display()))?,
     };
@@ -122,10 +106,10 @@ pub(in crate::buffer) fn is_segment_live(segment: &Path) -> Result<bool> {
 
 /// A segment that this process writes.
 pub(in crate::buffer) struct SegmentWriter {
-    file: File,
+    file: disk::File,
     path: PathBuf,
     lock_path: PathBuf,
-    _lock: File,
+    _lock: disk::File,
     open_dir: PathBuf,
     frame: Vec<u8>,
     are_names_durable: bool,
@@ -141,12 +125,11 @@ impl SegmentWriter {
         guard.lock_shared().with_context(|| format!("lock {}", open_dir.display()))?;
         let dir = day_dir(open_dir, day);
         fsx::create_dir_durable(&dir)?;
-        let stem = dir.join(format!("{:08}-{}-{:08x}", next_number(&dir)?, std::process::id(), nonce()));
+        let (number, process, nonce) = (next_number(&dir)?, std::process::id(), fsx::nonce());
+        let stem = dir.join(format!("{number:08}-{process}-{nonce:08x}"));
         let (path, lock_path) = (stem.with_extension(EXTENSION), stem.with_extension(LOCK_EXTENSION));
-        let create = |path: &Path| {
-            let options = OpenOptions::new().write(true).create_new(true).open(path);
-            options.with_context(|| format!("create {}", path.display()))
-        };
+        let create =
+            |path: &Path| disk::File::create_new(path).with_context(|| format!("create {}", path.display()));
         let lock = create(&lock_path)?;
         lock.lock().with_context(|| format!("lock {}", lock_path.display()))?;
         let mut file = create(&path)?;
@@ -185,7 +168,7 @@ impl SegmentWriter {
             let day = self.path.parent().expect("a segment lies in the folder of its day");
             let buffer = self.open_dir.parent().unwrap_or(&self.open_dir);
             for dir in [day, &self.open_dir, buffer] {
-                platform::sync_dir(dir).with_context(|| format!("sync {}", dir.display()))?;
+                fsx::sync_dir(dir)?;
             }
             self.are_names_durable = true;
         }
@@ -196,7 +179,7 @@ impl SegmentWriter {
 impl Drop for SegmentWriter {
     fn drop(&mut self) {
         // Tidiness only: a lock file that stays is removed by the next rotation.
-        let _ = fs::remove_file(&self.lock_path);
+        let _ = disk::remove_file(&self.lock_path);
     }
 }
 
@@ -207,11 +190,6 @@ fn next_number(dir: &Path) -> Result<u64> {
         name.split('-').next()?.parse::<u64>().ok()
     };
     Ok(list(dir)?.iter().filter_map(number).max().unwrap_or(0) + 1)
-}
-
-/// Keeps names apart where process ids repeat.
-fn nonce() -> u32 {
-    RandomState::new().build_hasher().finish() as u32
 }
 
 fn encode_header(metrics: &[String], schema_digest: &str) -> Vec<u8> {
@@ -271,7 +249,7 @@ pub(in crate::buffer) struct Frame {
 /// Reads a segment, from the first frame to the last good one.
 pub(in crate::buffer) struct SegmentReader {
     path: PathBuf,
-    file: BufReader<File>,
+    file: BufReader<fs::File>,
     size_bytes: u64,
     /// `None` if the segment has no complete header, and so no rows.
     pub header: Option<Header>,
@@ -285,7 +263,7 @@ impl SegmentReader {
     ///
     /// - Errors: it cannot be read, or was written by a newer program.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("read {}", path.display()))?;
+        let file = fs::File::open(path).with_context(|| format!("read {}", path.display()))?;
         let size_bytes = file.metadata().with_context(|| format!("read {}", path.display()))?.len();
         let mut file = BufReader::with_capacity(1 << 16, file);
         let (header, offset) = match read_header(&mut file) {

@@ -7,7 +7,6 @@
 //! which older readers stumble over; the parquet types say everything.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -17,7 +16,7 @@ use polars::prelude::{
     NewChunkedArray, ParquetCompression, ParquetWriter, PlSmallStr, TimeUnit, TimeZone,
 };
 
-use crate::fsx;
+use crate::fsx::{self, File};
 
 use super::parquet_rows::ParquetFile;
 use crate::buffer::merge::Sorted;
@@ -186,7 +185,7 @@ pub(in crate::buffer) fn float_column(name: &str, values: impl Iterator<Item = f
 
 fn read_back(file: &File, layout: &Layout, written: Proof) -> Result<()> {
     let mut found = Proof::default();
-    let mut reader = ParquetFile::of(file.try_clone()?).context("read it back")?;
+    let mut reader = ParquetFile::of(file.reader()?).context("read it back")?;
     let n_without_key = reader
         .read_rows(&layout.metrics, None, &mut |rows| {
             (0..rows.len()).for_each(|idx| found.add(rows.row(idx)));
