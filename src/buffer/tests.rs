@@ -863,13 +863,31 @@ fn digests_come_from_what_was_written_down() {
     let digests = buffer.source_digests(day).unwrap();
     assert_eq!(digests, buffer.read_day(day).unwrap().1);
     assert_eq!((digests.len(), digests[0].n_rows), (1, 3));
-    // Aggregates whose values are damaged, under a footer that is whole: nobody decodes them for a digest.
-    let path = cache::path(&buffer.steps_dir, day);
-    let mut bytes = std::fs::read(&path).unwrap();
+    // Pages of the day file that cannot be read, under a footer that is whole: nobody decodes them for a digest.
+    let path = day_file::path(&buffer.dir, day);
+    let (sealed, modified) =
+        (std::fs::read(&path).unwrap(), std::fs::metadata(&path).unwrap().modified().unwrap());
+    let write = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    };
+    let mut bytes = sealed.clone();
     bytes[4..64].fill(0xff);
-    std::fs::write(&path, bytes).unwrap();
-    assert!(buffer.read_steps(day).is_err());
+    write(&bytes);
     assert_eq!(buffer.source_digests(day).unwrap(), digests);
+    write(&sealed);
+    // Aggregates that were damaged are never taken for the day's: they are made anew.
+    let table = buffer.read_steps(day).unwrap();
+    let path = cache::path(&buffer.steps_dir, day);
+    let whole = std::fs::read(&path).unwrap();
+    for at in [4, whole.len() / 2, whole.len() - 20] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(buffer.read_steps(day).unwrap(), table);
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        assert_eq!(buffer.source_digests(day).unwrap(), digests);
+    }
 }
 
 #[test]

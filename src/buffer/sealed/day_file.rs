@@ -3,8 +3,8 @@
 //! Columns: `timestamp` (datetime in ms, UTC), `server_name`, `profile` and `status` where any row has one, then
 //! one float32 column per metric, null where a value is missing. Sorted by server and time, keys unique, zstd.
 //! The file's own metadata says which zone cut it (`tftctl.zone`), so that files that were cut otherwise are known,
-//! and has a checksum of all rows (`tftctl.rows_crc32`), because parquet pages have none. It has no arrow schema,
-//! which older readers stumble over; the parquet types say everything.
+//! and has a checksum of all rows (`tftctl.rows_crc32`) and a digest of the whole file ([`stamp`]), because parquet pages
+//! have none. It has no arrow schema, which older readers stumble over; the parquet types say everything.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use polars::prelude::{
 use crate::fsx::{self, File};
 
 use super::parquet_rows::ParquetFile;
+use super::stamp;
 use crate::buffer::merge::Sorted;
 use crate::buffer::rows::{Row, Rows};
 
@@ -106,6 +107,7 @@ pub(in crate::buffer) fn write(
     fsx::write_durable_with(path, |file| {
         let mut proof = Proof::default();
         write_groups(file, layout, &mut proof, produce)?;
+        stamp::seal(file)?;
         n_rows = proof.n_rows;
         read_back(file, layout, proof)
     })?;
@@ -140,6 +142,7 @@ fn write_groups(
     // Not through `finish`: the checksum is known only now.
     let mut pairs = layout.metadata.clone();
     pairs.push((CRC_KEY.to_owned(), proof.text()));
+    pairs.push(stamp::blank());
     let KeyValueMetadata::Static(pairs) = KeyValueMetadata::from_static(pairs) else {
         unreachable!("it was made static");
     };

@@ -3,5 +3,6 @@
 pub(in crate::buffer) mod day_file;
 pub(in crate::buffer) mod parquet_rows;
 pub(in crate::buffer) mod retention;
+pub(in crate::buffer) mod stamp;
 
 pub use retention::{RetentionDecision, RetentionReason, plan_retention};

@@ -1,7 +1,8 @@
 //! Step aggregates on disk: `steps/steps_YYYY-MM-DD.parquet`, derived and rebuilt whenever they do not fit.
 //!
 //! The file's own metadata holds the key (step, schema, zone, and name, length and modification time of every
-//! source file) and the sha256 and row count of each source. A key that differs in anything makes it stale.
+//! source file) and the sha256 and row count of each source. A key that differs in anything makes it stale, and so does
+//! a byte that is not the one written ([`stamp`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -21,8 +22,9 @@ use crate::fsx;
 use super::step_table::{NO_STATUS, StepOutline, StepTable};
 use crate::buffer::sealed::day_file::{float_column, time_column};
 use crate::buffer::sealed::parquet_rows::ParquetFile;
+use crate::buffer::sealed::stamp::{self, Stamped};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const KEY: &str = "tftctl.steps_key";
 const SOURCES: &str = "tftctl.steps_sources";
 
@@ -100,6 +102,9 @@ pub(in crate::buffer) fn fresh(path: &Path, key: &StepsKey<'_>) -> Option<Fresh>
         return None;
     }
     let sources = serde_json::from_str(file.value_of(SOURCES)?).ok()?;
+    if stamp::check(path).ok()? != Stamped::Whole {
+        return None;
+    }
     Some(Fresh { path: path.to_owned(), step_secs: key.step_secs, sources })
 }
 
@@ -123,15 +128,15 @@ pub(in crate::buffer) fn write(
     sources: &[SourceDigest],
 ) -> Result<()> {
     let sources = serde_json::to_string(sources).expect("plain data always encodes");
-    let metadata = vec![(KEY.to_owned(), key.text()), (SOURCES.to_owned(), sources)];
+    let metadata = vec![(KEY.to_owned(), key.text()), (SOURCES.to_owned(), sources), stamp::blank()];
     let mut frame = frame_of(table, metrics)?;
     fsx::write_durable_with(path, |file| {
-        ParquetWriter::new(file)
+        ParquetWriter::new(&*file)
             .with_compression(ParquetCompression::Zstd(None))
             .with_key_value_metadata(Some(KeyValueMetadata::from_static(metadata)))
             .finish(&mut frame)
             .map_err(|error| anyhow!("{error}"))?;
-        Ok(())
+        stamp::seal(file)
     })
 }
 
