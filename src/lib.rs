@@ -8,7 +8,7 @@
 //!
 //! | layer | modules | refuses to know |
 //! |---|---|---|
-//! | 0 ground | [`error`] [`platform`] [`fsx`] [`progress`] [`clock`] [`http`] | forecasting |
+//! | 0 ground | [`error`] [`platform`] [`fsx`] [`progress`] [`clock`] [`http`] [`secrets`] | forecasting |
 //! | 1 words | [`calendar`] [`schema`] [`config`] [`site`] [`stats`] [`model_manifest`] | polars, candle |
 //! | 2 data | [`buffer`] [`window`] [`simulate`] | tensors |
 //! | 2 network | [`ops`] [`model`] | dataframes, dates, folders |
@@ -69,6 +69,7 @@ pub mod fsx;
 pub mod http;
 pub mod platform;
 pub mod progress;
+pub mod secrets;
 
 pub mod calendar;
 pub mod config;
