@@ -30,6 +30,7 @@ use std::path::PathBuf;
 
 use chrono_tz::Tz;
 
+use crate::config::{ColumnRule, InputConfig};
 use crate::schema::Schema;
 use crate::site::Site;
 
@@ -57,6 +58,9 @@ pub struct Buffer {
     is_foreign: bool,
     zone: Tz,
     schema: Schema,
+    /// What sources call things.
+    input: InputConfig,
+    columns: Vec<ColumnRule>,
     step_secs: u32,
     retention_days: u32,
     max_future_secs: u32,
@@ -73,6 +77,8 @@ impl Buffer {
             is_foreign: site.is_buffer_foreign(),
             zone: site.zone(),
             schema: site.schema(),
+            input: site.config.input.clone(),
+            columns: site.config.columns.clone(),
             step_secs: site.config.series.step_secs,
             retention_days: site.config.data_retention_days,
             max_future_secs: site.config.series.max_future_secs,

@@ -1,5 +1,7 @@
 //! Stories of the buffer as a whole: what goes in comes out, whatever happens in between.
 
+mod formats;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 //! Precedence is flags > environment > file > defaults; flags are the rim's business. A key that does not
 //! exist is an error with the nearest name. [`template`] writes the commented file of `init`.
 
+mod input;
 mod layers;
 mod tables;
 pub mod template;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Refusal;
 use crate::schema::{Metric, ProfileRule, Schema};
 
+pub use input::{ColumnRule, InputConfig, TimestampUnit};
 pub use layers::{Origin, Setting};
 pub use tables::{
     ModelConfig, NotifyConfig, RetentionConfig, SeriesConfig, TrainingConfig, ValidationConfig, WindowConfig,
@@ -58,6 +60,7 @@ pub struct Config {
     /// Off: the quality checks of the exam are waived (never loading and sanity), and the log says so.
     pub require_validation: bool,
     pub max_training_duration_hours: f64,
+    pub input: InputConfig,
     pub series: SeriesConfig,
     pub window: WindowConfig,
     pub model: ModelConfig,
@@ -69,6 +72,9 @@ pub struct Config {
     pub profiles: Vec<ProfileRule>,
     #[serde(rename = "metric")]
     pub metrics: Vec<Metric>,
+    /// Source columns that are metrics under another name or in another unit.
+    #[serde(rename = "column")]
+    pub columns: Vec<ColumnRule>,
 }
 
 impl Default for Config {
@@ -90,6 +96,7 @@ impl Default for Config {
             enable_auto_deploy: true,
             require_validation: true,
             max_training_duration_hours: 4.0,
+            input: InputConfig::default(),
             series: SeriesConfig::default(),
             window: WindowConfig::default(),
             model: ModelConfig::default(),
@@ -99,6 +106,7 @@ impl Default for Config {
             retention: RetentionConfig::default(),
             profiles: schema.profiles,
             metrics: schema.metrics,
+            columns: Vec::new(),
         }
     }
 }
@@ -177,6 +185,7 @@ impl Config {
             self.max_training_duration_hours > 0.0 && self.max_training_duration_hours <= 8760.0,
             "max_training_duration_hours must be positive and at most 8760, a year",
         )?;
+        self.input.ensure_valid(&self.schema(), &self.columns)?;
         self.series.ensure_valid()?;
         self.window.ensure_valid()?;
         self.model.ensure_valid(&self.schema())?;

@@ -19,7 +19,7 @@ const MAX_HOLDOUT_HOURS: u32 = 24 * super::MAX_WINDOW_DAYS;
 const DAY_SECS: u64 = 86_400;
 const YEAR_SECS: u64 = 366 * DAY_SECS;
 
-fn require(fine: bool, message: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn require(fine: bool, message: impl FnOnce() -> String) -> Result<()> {
     if fine { Ok(()) } else { Err(Refusal::usage(message())) }
 }
 

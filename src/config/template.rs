@@ -38,8 +38,11 @@ pub fn render(config: &Config) -> String {
             writeln!(text, "# (none)").expect("writing to a string cannot fail");
         }
         for entry in entries {
-            writeln!(text, "[[{list}]]\n{entry}", entry = entry.as_table().expect("entries are tables"))
-                .expect("writing to a string cannot fail");
+            writeln!(text, "[[{list}]]").expect("writing to a string cannot fail");
+            for (key, value) in entry.as_table().expect("entries are tables") {
+                writeln!(text, "{key} = {value}").expect("writing to a string cannot fail");
+            }
+            text.push('\n');
         }
     }
     text
@@ -72,7 +75,11 @@ const SCALARS: [(&str, &str); 15] = [
     ("max_training_duration_hours", "Training stops cleanly before this is over."),
 ];
 
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 8] = [
+    (
+        "input",
+        "What the sources call things. timestamp, server_name, profile and status are columns or members; server_tag\nis the tag of Telegraf records that names the server. timestamp_unit: what numeric times count (s, ms, us, ns;\nauto: s below 10^11, else ms). timestamp_zone: zone of times that name none, such as \"Europe/Berlin\"; empty:\nsuch times are refused. status_values = { up = \"healthy\" } gives a source's statuses the names used here.",
+    ),
     (
         "series",
         "The clock of the data: seconds between raw rows, seconds of the model's step, and how far ahead\nof the clock a row may be.",
@@ -97,11 +104,15 @@ const SECTIONS: [(&str, &str); 7] = [
     ),
 ];
 
-const LISTS: [(&str, &str); 2] = [
+const LISTS: [(&str, &str); 3] = [
     ("profile", "Kinds of server by the prefix of their names; the first that fits counts, else `generic`."),
     (
         "metric",
         "The columns. aggregation (mean, max, min, sum, last) makes one value per step; out_of_range = \"keep\"\nor \"quarantine\" decides about values outside min..max; alert_above is what `predict` watches.",
+    ),
+    (
+        "column",
+        "Source columns that are metrics under another name or in another unit: metric = source * scale + offset.\nOf Telegraf records the source is measurement.field, and tags chooses one of several series:\n  [[column]]\n  source = \"net.bytes_recv\"\n  metric = \"net_in_mb_s\"\n  scale = 1e-6\n  tags = { interface = \"eth0\" }",
     ),
 ];
 
@@ -123,7 +134,7 @@ mod tests {
         let table = toml::Table::try_from(Config::default()).unwrap();
         let text = render(&Config::default());
         for key in table.keys() {
-            let found = ["", "[", "[["].iter().any(|open| text.contains(&format!("\n{open}{key}")));
+            let found = ["", "[", "[[", "#   [["].iter().any(|open| text.contains(&format!("\n{open}{key}")));
             assert!(found, "{key} is missing from the template");
         }
     }

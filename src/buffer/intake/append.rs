@@ -23,18 +23,21 @@ use crate::progress::{Progress, Tick};
 
 use super::csv_rows::Header;
 use super::lines::{Line, LineSplitter};
+use super::names::Fields;
 use super::ndjson::LineReader;
 use super::quarantine::{Place, Quarantine};
-use super::record::{Candidate, Fields, Reason, Reject, Rules, UnknownFields};
+use super::record::{Candidate, Reason, Reject, Rules, UnknownFields};
 use super::source::{Format, Input, ParquetInput, Source, detect_text};
 use crate::buffer::Buffer;
 use crate::buffer::open::open_days::OpenDays;
-use crate::buffer::sealed::parquet_rows::{ParquetFile, SliceTime};
+use crate::buffer::sealed::parquet_rows::{Columns, ParquetFile, SliceTime};
 
 /// How to append.
 #[derive(Clone, Debug)]
 pub struct AppendOptions {
     pub format: Format,
+    /// The source uses the site's own names and units, as `buffer export` writes them: nothing is mapped.
+    pub is_plain: bool,
     /// Serves a pipe that stays open: acknowledges at least every `flush_every`, also while nothing comes.
     pub follow: bool,
     /// Longest time a row waits for its acknowledgement with `follow`.
@@ -49,6 +52,7 @@ impl Default for AppendOptions {
     fn default() -> Self {
         Self {
             format: Format::Auto,
+            is_plain: false,
             follow: false,
             flush_every: Duration::from_secs(1),
             batch_rows: 50_000,
@@ -117,7 +121,7 @@ impl Buffer {
             return Err(Refusal::usage(format!("{dir} lies outside of this site and is only read")));
         }
         let name = source.name();
-        let mut intake = Intake::new(self, &name, clock, progress, on_ack);
+        let mut intake = Intake::new(self, &name, options, clock, progress, on_ack);
         let outcome = match Input::open(source, options.format) {
             Ok(Input::Text { reader, format }) => intake.take_text(reader, format, options),
             Ok(Input::Parquet(input)) => intake.take_parquet(input),
@@ -140,12 +144,14 @@ type Chunk = std::io::Result<Vec<u8>>;
 
 const CHUNK_BYTES: usize = 1 << 16;
 
+static NO_MAPPING: BTreeMap<String, String> = BTreeMap::new();
+
 struct Intake<'a> {
     buffer: &'a Buffer,
     clock: &'a Clock,
     progress: &'a dyn Progress,
     on_ack: &'a mut dyn FnMut(&AppendReport),
-    fields: Fields,
+    fields: Arc<Fields>,
     candidate: Candidate,
     unknown: UnknownFields,
     csv: Option<Header>,
@@ -223,12 +229,22 @@ impl<'a> Intake<'a> {
     fn new(
         buffer: &'a Buffer,
         name: &str,
+        options: &AppendOptions,
         clock: &'a Clock,
         progress: &'a dyn Progress,
         on_ack: &'a mut dyn FnMut(&AppendReport),
     ) -> Self {
+        let fields = match options.is_plain {
+            true => Fields::plain(&buffer.schema),
+            false => Fields::of(&buffer.schema, &buffer.input, &buffer.columns),
+        };
         let judge = Judge {
-            rules: Rules { metrics: &buffer.schema.metrics, min_ms: i64::MAX, max_ms: i64::MIN },
+            rules: Rules {
+                metrics: &buffer.schema.metrics,
+                min_ms: i64::MAX,
+                max_ms: i64::MIN,
+                status_values: if options.is_plain { &NO_MAPPING } else { &buffer.input.status_values },
+            },
             open: OpenDays::new(buffer),
             quarantine: Quarantine::new(&buffer.quarantine_dir),
             file: name.to_owned(),
@@ -242,8 +258,8 @@ impl<'a> Intake<'a> {
             clock,
             progress,
             on_ack,
-            fields: Fields::of(&buffer.schema),
-            candidate: Candidate::new(buffer.schema.metrics.len()),
+            candidate: Candidate::new(buffer.schema.metrics.len(), fields.times()),
+            fields: Arc::new(fields),
             unknown: UnknownFields::default(),
             csv: None,
             judge,
@@ -406,15 +422,17 @@ impl<'a> Intake<'a> {
     fn take_parquet(&mut self, input: ParquetInput) -> Result<()> {
         self.report.n_bytes = input.file.metadata()?.len();
         let mut file = ParquetFile::of(input.file)?;
-        let names = self.buffer.metric_names();
         for name in file.numeric_columns() {
-            if !names.contains(&name) {
+            if self.fields.get(&name).is_none() {
                 *self.unknown.0.entry(name).or_default() += file.n_rows() as u64;
             }
         }
+        let names = file.columns();
+        let fields = self.fields.clone();
+        let columns = Columns::mapped(&names, &fields, self.buffer.schema.metrics.len())?;
         let mut first_row = 0;
         for slice in file.slices() {
-            let rows = file.read_slice(&slice, &names)?;
+            let rows = file.read_slice(&slice, &columns)?;
             for idx in 0..rows.len() {
                 rows.fill(idx, &mut self.candidate, &self.buffer.schema.metrics);
                 let raw = match rows.time(idx) {
@@ -500,7 +518,8 @@ impl Text {
     }
 
     fn decide(&mut self, intake: &mut Intake<'_>) -> Result<()> {
-        self.format = detect_text(&self.head);
+        let input = &intake.fields.input;
+        self.format = detect_text(&self.head, [&input.timestamp, &input.server_name]);
         let head = std::mem::take(&mut self.head);
         self.split(&head, intake)
     }

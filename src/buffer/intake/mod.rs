@@ -5,10 +5,12 @@ mod append;
 mod csv_rows;
 mod derive;
 mod lines;
+pub(in crate::buffer) mod names;
 mod ndjson;
 pub(in crate::buffer) mod quarantine;
 pub(in crate::buffer) mod record;
 mod source;
+pub(in crate::buffer) mod times;
 
 pub use append::{AppendOptions, AppendReport};
 pub use derive::{Derived, MAX_TARGETS, derive};

@@ -100,8 +100,8 @@ impl Input {
     }
 }
 
-/// Tells CSV from NDJSON by the first line: JSON begins with a brace or bracket, a CSV header names its keys.
-pub(in crate::buffer) fn detect_text(head: &[u8]) -> Format {
+/// Tells CSV from NDJSON by the first line: JSON begins with a brace or bracket, a CSV header names its `keys`.
+pub(in crate::buffer) fn detect_text(head: &[u8], keys: [&str; 2]) -> Format {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
     if matches!(first, Some(b'{' | b'[')) {
@@ -109,7 +109,7 @@ pub(in crate::buffer) fn detect_text(head: &[u8]) -> Format {
     }
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    let is_header = line.contains("timestamp") && line.contains("server_name");
+    let is_header = keys.iter().all(|key| line.contains(key));
     if is_header { Format::Csv } else { Format::Ndjson }
 }
 
@@ -142,12 +142,17 @@ fn spool(path: Option<&Path>, mut reader: Box<dyn Read + Send>) -> Result<File> 
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn case(head: &[u8], expected: Format) {
+        assert_eq!(detect_text(head, ["timestamp", "server_name"]), expected);
+    }
+
     #[test]
     fn text_formats_show_in_the_first_line() {
-        assert_eq!(detect_text(b"\n {\"timestamp\":1}"), Format::Ndjson);
-        assert_eq!(detect_text(b"[{}]"), Format::Ndjson);
-        assert_eq!(detect_text(b"\xef\xbb\xbftimestamp,server_name,cpu\n{"), Format::Csv);
-        assert_eq!(detect_text(b"garbage"), Format::Ndjson);
+        case(b"\n {\"timestamp\":1}", Format::Ndjson);
+        case(b"[{}]", Format::Ndjson);
+        case(b"\xef\xbb\xbftimestamp,server_name,cpu\n{", Format::Csv);
+        case(b"garbage", Format::Ndjson);
     }
 
     #[test]

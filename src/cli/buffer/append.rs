@@ -21,6 +21,9 @@ pub struct AppendArgs {
     follow: bool,
     #[arg(long, value_enum, default_value = "auto")]
     format: Format,
+    /// Names and units are the site's own, as `buffer export` writes them: map nothing
+    #[arg(long)]
+    plain: bool,
     /// Exit 4 if any row was bad (the good ones are taken all the same)
     #[arg(long)]
     strict: bool,
@@ -51,6 +54,7 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
     let stop = if args.follow { Some(context.stop_on_signal()?) } else { None };
     let options = AppendOptions {
         format: args.format.of_buffer(),
+        is_plain: args.plain,
         follow: args.follow,
         stop,
         ..AppendOptions::default()
