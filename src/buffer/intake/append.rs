@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use chrono::{NaiveDate, TimeZone, Utc};
 use serde::Serialize;
 
@@ -22,12 +22,16 @@ use crate::error::Refusal;
 use crate::progress::{Progress, Tick};
 
 use super::csv_rows::Header;
-use super::lines::{Line, LineSplitter};
+use super::join::Joiner;
+use super::judge::{Judge, Tally};
+use super::lines::Line;
 use super::names::Fields;
 use super::ndjson::LineReader;
-use super::quarantine::{Place, Quarantine};
+use super::quarantine::Quarantine;
 use super::record::{Candidate, Reason, Reject, Rules, UnknownFields};
-use super::source::{Format, Input, ParquetInput, Source, detect_text};
+use super::source::{Format, Input, ParquetInput, Source};
+use super::telegraf::{Series, TelegrafReader, is_telegraf};
+use super::text::{TakeText, Text, without_mark};
 use crate::buffer::Buffer;
 use crate::buffer::open::open_days::OpenDays;
 use crate::buffer::sealed::parquet_rows::{Columns, ParquetFile, SliceTime};
@@ -72,13 +76,17 @@ pub struct AppendReport {
     pub n_good: u64,
     /// Records in quarantine.
     pub n_bad: u64,
+    /// Good Telegraf records that became part of the row of another.
+    pub n_joined: u64,
+    /// Telegraf records none of whose fields is a metric here, dropped.
+    pub n_unmapped: u64,
     /// Bad records by reason.
     pub reasons: BTreeMap<String, u64>,
     /// Fields that the schema does not know, dropped, by name.
     pub n_unknown_fields: BTreeMap<String, u64>,
-    /// Good records by day.
+    /// Rows by day.
     pub n_per_day: BTreeMap<NaiveDate, u64>,
-    /// Good records for days that are sealed already; the next rotation merges them.
+    /// Rows for days that are sealed already; the next rotation merges them.
     pub n_late: u64,
     /// Values outside of their metric's range that were kept, as the config says.
     pub n_out_of_range_kept: u64,
@@ -123,7 +131,11 @@ impl Buffer {
         let name = source.name();
         let mut intake = Intake::new(self, &name, options, clock, progress, on_ack);
         let outcome = match Input::open(source, options.format) {
-            Ok(Input::Text { reader, format }) => intake.take_text(reader, format, options),
+            Ok(Input::Text { reader, format, is_compressed }) => {
+                let input = &intake.fields.input;
+                let keys = [input.timestamp.clone(), input.server_name.clone()];
+                intake.take_text(reader, Text::new(format, keys, is_compressed), options)
+            }
             Ok(Input::Parquet(input)) => intake.take_parquet(input),
             Err(error) => Err(error),
         };
@@ -155,74 +167,15 @@ struct Intake<'a> {
     candidate: Candidate,
     unknown: UnknownFields,
     csv: Option<Header>,
+    /// Whether the JSON is that of a Telegraf agent; `None` until a record shows it.
+    is_telegraf: Option<bool>,
+    series: Series,
     judge: Judge<'a>,
     report: AppendReport,
     started: Instant,
     acknowledged_at: Instant,
     /// Writing failed, so that nothing more may be promised.
     is_disk_broken: bool,
-}
-
-/// The part of an intake that decides about one candidate; apart, so that a parser can hold the rest.
-struct Judge<'a> {
-    rules: Rules<'a>,
-    open: OpenDays<'a>,
-    quarantine: Quarantine,
-    file: String,
-    now_ms: i64,
-    today: NaiveDate,
-    tally: Tally,
-    /// The first failure to write.
-    failure: Option<anyhow::Error>,
-}
-
-/// Counts that become part of a report when they are durable.
-#[derive(Default)]
-struct Tally {
-    n_good: u64,
-    n_bad: u64,
-    n_late: u64,
-    n_out_of_range_kept: u64,
-    reasons: BTreeMap<Reason, u64>,
-    n_per_day: BTreeMap<NaiveDate, u64>,
-}
-
-impl Judge<'_> {
-    /// Files or quarantines a candidate that was found at `line` (and `record` of it).
-    fn judge(&mut self, candidate: &mut Candidate, line: u64, record: Option<usize>, raw: &[u8]) {
-        match self.rules.check(candidate) {
-            Ok(n_kept) => {
-                self.tally.n_out_of_range_kept += n_kept as u64;
-                self.accept(candidate);
-            }
-            Err(reject) => self.reject(&reject, line, record, raw),
-        }
-    }
-
-    fn accept(&mut self, candidate: &Candidate) {
-        match self.open.push(candidate.row(), self.now_ms) {
-            Ok((date, is_sealed)) => {
-                self.tally.n_good += 1;
-                self.tally.n_late += u64::from(is_sealed);
-                *self.tally.n_per_day.entry(date).or_default() += 1;
-            }
-            Err(error) => self.fail(error),
-        }
-    }
-
-    fn reject(&mut self, reject: &Reject, line: u64, record: Option<usize>, raw: &[u8]) {
-        self.tally.n_bad += 1;
-        *self.tally.reasons.entry(reject.reason).or_default() += 1;
-        let place = Place { file: &self.file, line, record };
-        let now = calendar::to_utc(self.now_ms);
-        if let Err(error) = self.quarantine.add(&place, reject, raw, now, self.today) {
-            self.fail(error);
-        }
-    }
-
-    fn fail(&mut self, error: anyhow::Error) {
-        self.failure.get_or_insert(error);
-    }
 }
 
 impl<'a> Intake<'a> {
@@ -238,6 +191,13 @@ impl<'a> Intake<'a> {
             true => Fields::plain(&buffer.schema),
             false => Fields::of(&buffer.schema, &buffer.input, &buffer.columns),
         };
+        let is_telegraf = match options.format {
+            Format::Telegraf => Some(true),
+            Format::Ndjson => Some(false),
+            _ => None,
+        };
+        let mut open = OpenDays::new(buffer);
+        open.completes_rows = is_telegraf == Some(true);
         let judge = Judge {
             rules: Rules {
                 metrics: &buffer.schema.metrics,
@@ -245,12 +205,13 @@ impl<'a> Intake<'a> {
                 max_ms: i64::MIN,
                 status_values: if options.is_plain { &NO_MAPPING } else { &buffer.input.status_values },
             },
-            open: OpenDays::new(buffer),
+            open,
             quarantine: Quarantine::new(&buffer.quarantine_dir),
             file: name.to_owned(),
             now_ms: 0,
             today: NaiveDate::MIN,
             tally: Tally::default(),
+            joiner: Joiner::default(),
             failure: None,
         };
         let mut intake = Self {
@@ -262,6 +223,8 @@ impl<'a> Intake<'a> {
             fields: Arc::new(fields),
             unknown: UnknownFields::default(),
             csv: None,
+            is_telegraf,
+            series: Series::default(),
             judge,
             report: AppendReport { source: name.to_owned(), ..AppendReport::default() },
             started: Instant::now(),
@@ -288,10 +251,9 @@ impl<'a> Intake<'a> {
     fn take_text(
         &mut self,
         mut reader: Box<dyn Read + Send>,
-        format: Format,
+        mut text: Text,
         options: &AppendOptions,
     ) -> Result<()> {
-        let mut text = Text { lines: LineSplitter::default(), format, head: Vec::new() };
         if options.follow {
             return self.follow(&mut text, reader, options);
         }
@@ -299,7 +261,7 @@ impl<'a> Intake<'a> {
         loop {
             match reader.read(&mut chunk) {
                 Ok(0) => return text.finish(self),
-                Ok(n_read) => text.push(&chunk[..n_read], self)?,
+                Ok(n_read) => self.take_chunk(&mut text, &chunk[..n_read])?,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.broken_source(error)),
             }
@@ -346,7 +308,7 @@ impl<'a> Intake<'a> {
             let wait = options.flush_every.saturating_sub(self.acknowledged_at.elapsed());
             // A short nap at most, so that a stop is noticed soon.
             match chunks.recv_timeout(wait.min(Duration::from_millis(200))) {
-                Ok(Ok(chunk)) => text.push(&chunk, self)?,
+                Ok(Ok(chunk)) => self.take_chunk(text, &chunk)?,
                 Ok(Err(error)) => return Err(self.broken_source(error)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return text.finish(self),
@@ -361,22 +323,16 @@ impl<'a> Intake<'a> {
         }
     }
 
+    fn take_chunk(&mut self, text: &mut Text, chunk: &[u8]) -> Result<()> {
+        self.report.n_bytes += chunk.len() as u64;
+        text.push(chunk, self)?;
+        self.tell();
+        Ok(())
+    }
+
     fn broken_source(&self, error: std::io::Error) -> anyhow::Error {
         let n_bytes = self.report.n_bytes;
         anyhow!(error).context(format!("read it: broken off after {n_bytes} bytes of text"))
-    }
-
-    fn take_line(&mut self, number: u64, line: Line<'_>, format: Format) -> Result<()> {
-        match line {
-            Line::TooLong(head) => {
-                let reject = Reject::new(Reason::LineTooLong, "longer than 1 MiB (a batch: 32 MiB)");
-                self.judge.reject(&reject, number, None, head);
-            }
-            Line::Whole(text) if text.iter().all(u8::is_ascii_whitespace) => {}
-            Line::Whole(text) if format == Format::Csv => self.take_csv_line(number, text)?,
-            Line::Whole(text) => self.take_json_line(number, text),
-        }
-        self.check_disk()
     }
 
     fn check_disk(&mut self) -> Result<()> {
@@ -389,18 +345,24 @@ impl<'a> Intake<'a> {
         }
     }
 
-    fn take_json_line(&mut self, number: u64, text: &[u8]) {
-        let judge = &mut self.judge;
-        // A byte order mark stands before the first line of some writers.
-        let text = if number == 1 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
-        let outcome = LineReader {
-            fields: &self.fields,
-            metrics: &self.buffer.schema.metrics,
-            candidate: &mut self.candidate,
-            unknown: &mut self.unknown,
-            emit: &mut |candidate, record| judge.judge(candidate, number, record, text),
+    fn take_json(&mut self, number: u64, text: &[u8]) {
+        let text = if number == 1 { without_mark(text) } else { text };
+        if self.is_telegraf.is_none() {
+            self.is_telegraf = is_telegraf(text);
+            self.judge.open.completes_rows = self.is_telegraf == Some(true);
         }
-        .read(text);
+        let judge = &mut self.judge;
+        let emit: &mut dyn FnMut(&mut Candidate, Option<usize>) =
+            &mut |candidate, record| judge.judge(candidate, number, record, text);
+        let (fields, metrics) = (&*self.fields, self.buffer.schema.metrics.as_slice());
+        let (candidate, unknown) = (&mut self.candidate, &mut self.unknown);
+        let outcome = match self.is_telegraf {
+            Some(true) => {
+                let (series, n_unmapped) = (&mut self.series, &mut self.report.n_unmapped);
+                TelegrafReader { fields, metrics, candidate, unknown, series, n_unmapped, emit }.read(text)
+            }
+            _ => LineReader { fields, metrics, candidate, unknown, emit }.read(text),
+        };
         if let Err(reject) = outcome {
             self.judge.reject(&reject, number, None, text);
         }
@@ -450,6 +412,8 @@ impl<'a> Intake<'a> {
 
     /// Makes everything taken so far durable, and tells.
     fn acknowledge(&mut self) -> Result<()> {
+        self.judge.file_joined();
+        self.check_disk()?;
         let judge = &mut self.judge;
         if let Err(error) = judge.open.acknowledge(judge.now_ms).and_then(|()| judge.quarantine.flush()) {
             self.is_disk_broken = true;
@@ -460,6 +424,7 @@ impl<'a> Intake<'a> {
         report.n_good += tally.n_good;
         report.n_bad += tally.n_bad;
         report.n_rows = report.n_good + report.n_bad;
+        report.n_joined += tally.n_joined;
         report.n_late += tally.n_late;
         report.n_out_of_range_kept += tally.n_out_of_range_kept;
         for (reason, n) in tally.reasons {
@@ -491,49 +456,22 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// Text on its way to records.
-struct Text {
-    lines: LineSplitter,
-    format: Format,
-    /// What came before the format was known.
-    head: Vec<u8>,
-}
-
-/// The first line is waited for up to this length before the format is decided.
-const MAX_HEAD_BYTES: usize = 1 << 16;
-
-impl Text {
-    fn push(&mut self, chunk: &[u8], intake: &mut Intake<'_>) -> Result<()> {
-        intake.report.n_bytes += chunk.len() as u64;
-        if self.format == Format::Auto {
-            self.head.extend_from_slice(chunk);
-            if self.head.contains(&b'\n') || self.head.len() >= MAX_HEAD_BYTES {
-                self.decide(intake)?;
+impl TakeText for Intake<'_> {
+    fn take(&mut self, number: u64, text: Line<'_>, is_csv: bool) -> Result<()> {
+        match text {
+            Line::TooLong(_) if is_csv && self.csv.is_none() => bail!("its CSV header is longer than 1 MiB"),
+            Line::TooLong(head) => {
+                let reject = Reject::new(Reason::LineTooLong, "longer than 1 MiB (a batch: 32 MiB)");
+                self.judge.reject(&reject, number, None, head);
             }
-        } else {
-            self.split(chunk, intake)?;
+            Line::Whole(text) if text.iter().all(u8::is_ascii_whitespace) => {}
+            Line::Whole(text) if is_csv => self.take_csv_line(number, text)?,
+            Line::Whole(text) => self.take_json(number, text),
         }
-        intake.tell();
-        Ok(())
+        self.check_disk()
     }
 
-    fn decide(&mut self, intake: &mut Intake<'_>) -> Result<()> {
-        let input = &intake.fields.input;
-        self.format = detect_text(&self.head, [&input.timestamp, &input.server_name]);
-        let head = std::mem::take(&mut self.head);
-        self.split(&head, intake)
-    }
-
-    fn split(&mut self, chunk: &[u8], intake: &mut Intake<'_>) -> Result<()> {
-        let format = self.format;
-        self.lines.push(chunk, &mut |number, line| intake.take_line(number, line, format))
-    }
-
-    fn finish(&mut self, intake: &mut Intake<'_>) -> Result<()> {
-        if self.format == Format::Auto {
-            self.decide(intake)?;
-        }
-        let format = self.format;
-        self.lines.finish(&mut |number, line| intake.take_line(number, line, format))
+    fn n_good(&self) -> u64 {
+        self.report.n_good + self.judge.tally.n_good
     }
 }

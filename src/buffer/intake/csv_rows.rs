@@ -3,6 +3,8 @@
 //! The delimiter (comma, semicolon or tab) is read off the header. Fields may be quoted, with `""` for a quote;
 //! a quoted field cannot contain a line break, so that a stray quote costs one line and not the rest of the file.
 
+use std::collections::{HashMap, HashSet};
+
 use anyhow::{Result, bail, ensure};
 
 use crate::schema::Metric;
@@ -45,8 +47,9 @@ impl Header {
         for required in [&fields.input.timestamp, &fields.input.server_name] {
             ensure!(names.contains(required), "the CSV header has no column `{required}`");
         }
-        for (idx, name) in names.iter().enumerate() {
-            ensure!(!names[..idx].contains(name), "the CSV header has the column `{name}` twice");
+        let mut seen = HashSet::new();
+        for name in &names {
+            ensure!(seen.insert(name), "the CSV header has the column `{name}` twice");
         }
         let is_value = |field: &Field| !matches!(field, Field::Metrics | Field::Records);
         header.fields = names.iter().map(|name| fields.get(name).filter(is_value)).collect();
@@ -57,14 +60,11 @@ impl Header {
     }
 
     fn ensure_metrics_once(&self, names: &[String]) -> Result<()> {
-        let metric = |idx: usize| match self.fields[idx] {
-            Some(Field::Metric(target)) => Some(target.metric),
-            _ => None,
-        };
-        for idx in 0..names.len() {
-            let other = (0..idx).find(|other| metric(idx).is_some() && metric(*other) == metric(idx));
-            if let Some(other) = other {
-                bail!("the CSV columns `{}` and `{}` are the same metric", names[other], names[idx]);
+        let mut by_metric = HashMap::new();
+        for (name, field) in names.iter().zip(&self.fields) {
+            let Some(Field::Metric(target)) = field else { continue };
+            if let Some(other) = by_metric.insert(target.metric, name) {
+                bail!("the CSV columns `{other}` and `{name}` are the same metric");
             }
         }
         Ok(())

@@ -131,7 +131,7 @@ impl Sample {
     fn add(&mut self, path: &Path) -> Result<()> {
         match Input::open(Source::File(path.to_owned()), Format::Auto)? {
             Input::Parquet(input) => self.add_parquet(ParquetFile::of(input.file)?),
-            Input::Text { reader, format } => {
+            Input::Text { reader, format, .. } => {
                 let mut head = Vec::new();
                 reader.take(HEAD_BYTES).read_to_end(&mut head).context("read its beginning")?;
                 let format = if format == Format::Auto {

@@ -4,12 +4,17 @@
 mod append;
 mod csv_rows;
 mod derive;
+mod documents;
+mod join;
+mod judge;
 mod lines;
 pub(in crate::buffer) mod names;
 mod ndjson;
 pub(in crate::buffer) mod quarantine;
 pub(in crate::buffer) mod record;
 mod source;
+mod telegraf;
+mod text;
 pub(in crate::buffer) mod times;
 
 pub use append::{AppendOptions, AppendReport};

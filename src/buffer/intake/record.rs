@@ -125,7 +125,7 @@ impl UnknownFields {
 }
 
 /// A record as it was read, before anyone judged it. Reused from row to row.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::buffer) struct Candidate {
     pub time_ms: Option<i64>,
     pub server: String,
@@ -134,6 +134,8 @@ pub(in crate::buffer) struct Candidate {
     pub values: Vec<f32>,
     /// The first thing that was wrong while reading.
     pub defect: Option<Reject>,
+    /// One of several records of its row: it may have no metric, and what it does not give stays as it is.
+    pub is_partial: bool,
     /// How its times are to be read.
     pub times: TimeRule,
 }
@@ -150,6 +152,7 @@ impl Candidate {
         self.status.clear();
         self.values.fill(f32::NAN);
         self.defect = None;
+        self.is_partial = false;
     }
 
     /// Remembers a defect, unless there was one before.
@@ -237,7 +240,8 @@ impl Rules<'_> {
         if let Some(status) = self.status_values.get(&candidate.status) {
             candidate.status.clone_from(status);
         }
-        if candidate.values.iter().all(|value| value.is_nan()) && !is_offline(&candidate.status) {
+        let may_be_empty = candidate.is_partial || is_offline(&candidate.status);
+        if !may_be_empty && candidate.values.iter().all(|value| value.is_nan()) {
             return Err(Reject::new(Reason::NoMetrics, "none of the site's metrics is given"));
         }
         self.check_ranges(&candidate.values)

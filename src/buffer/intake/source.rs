@@ -1,4 +1,4 @@
-//! Opens what is to be appended: a file or a pipe, plain, gzip or zstd, NDJSON, CSV or parquet.
+//! Opens what is to be appended: a file or a pipe, plain, gzip or zstd, NDJSON, Telegraf JSON, CSV or parquet.
 //!
 //! Compression and parquet are recognised by their first bytes, not by names; a file that is called `.parquet`
 //! and is not one is refused.
@@ -18,6 +18,8 @@ pub enum Format {
     #[default]
     Auto,
     Ndjson,
+    /// NDJSON whose records are those of a Telegraf agent.
+    Telegraf,
     Csv,
     Parquet,
 }
@@ -53,6 +55,7 @@ pub(in crate::buffer) enum Input {
     Text {
         reader: Box<dyn Read + Send>,
         format: Format,
+        is_compressed: bool,
     },
     Parquet(ParquetInput),
 }
@@ -82,21 +85,22 @@ impl Input {
         let is_parquet = head.starts_with(PARQUET_MAGIC);
         ensure!(is_parquet || !claims_parquet, "it is no parquet file (it does not begin with `PAR1`)");
         if is_parquet {
-            let text_wanted = matches!(format, Format::Ndjson | Format::Csv);
+            let text_wanted = !matches!(format, Format::Auto | Format::Parquet);
             ensure!(!text_wanted, "it is a parquet file, not text");
             return Ok(Input::Parquet(ParquetInput { file: spool(name.as_deref(), reader)? }));
         }
-        let reader: Box<dyn Read + Send> = match head.as_slice() {
-            [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(reader)),
-            [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(reader).context("start zstd")?),
-            _ => reader,
+        let (reader, is_compressed): (Box<dyn Read + Send>, bool) = match head.as_slice() {
+            [0x1f, 0x8b, ..] => (Box::new(flate2::read::MultiGzDecoder::new(reader)), true),
+            [0x28, 0xb5, 0x2f, 0xfd] => (Box::new(zstd::Decoder::new(reader).context("start zstd")?), true),
+            _ => (reader, false),
         };
         let by_name = match extension.as_str() {
             "csv" | "tsv" => Format::Csv,
             "ndjson" | "jsonl" | "json" => Format::Ndjson,
             _ => Format::Auto,
         };
-        Ok(Input::Text { reader, format: if format == Format::Auto { by_name } else { format } })
+        let format = if format == Format::Auto { by_name } else { format };
+        Ok(Input::Text { reader, format, is_compressed })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! open/YYYY-MM-DD/00000001-4711-5f2c81aa.seg
-//!   header  magic "tftseg\r\n", length (u32), JSON {format, schema_digest, metrics}, crc32 of the JSON
+//!   header  magic "tftseg\r\n", length (u32), JSON {format, schema_digest, metrics, completes_rows}, crc32 of the JSON
 //!   frame*  length (u32), crc32 of length and payload (u32), payload
 //!   payload written_ms (i64), rows (u32), texts (u32), each text (u32 length, UTF-8),
 //!           then by column: times (i64), servers, profiles, statuses (u32 text ids), each metric (f32)
@@ -41,6 +41,9 @@ pub(in crate::buffer) struct Header {
     schema_digest: String,
     /// Names of the metric columns in each frame.
     pub metrics: Vec<String>,
+    /// A metric that a row lacks keeps the value of an earlier row with the same key; else later rows replace.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub completes_rows: bool,
 }
 
 /// The lock that keeps rotations from looking while writers make segments.
@@ -120,7 +123,13 @@ pub(in crate::buffer) struct SegmentWriter {
 
 impl SegmentWriter {
     /// Begins a segment of `day` for rows with the given metrics.
-    pub fn create(open_dir: &Path, day: NaiveDate, metrics: &[String], schema_digest: &str) -> Result<Self> {
+    pub fn create(
+        open_dir: &Path,
+        day: NaiveDate,
+        metrics: &[String],
+        schema_digest: &str,
+        completes_rows: bool,
+    ) -> Result<Self> {
         let guard = segments_lock(open_dir)?;
         guard.lock_shared().with_context(|| format!("lock {}", open_dir.display()))?;
         let dir = day_dir(open_dir, day);
@@ -133,7 +142,7 @@ impl SegmentWriter {
         let lock = create(&lock_path)?;
         lock.lock().with_context(|| format!("lock {}", lock_path.display()))?;
         let mut file = create(&path)?;
-        let header = encode_header(metrics, schema_digest);
+        let header = encode_header(metrics, schema_digest, completes_rows);
         file.write_all(&header).with_context(|| format!("write {}", path.display()))?;
         Ok(Self {
             file,
@@ -192,9 +201,9 @@ fn next_number(dir: &Path) -> Result<u64> {
     Ok(list(dir)?.iter().filter_map(number).max().unwrap_or(0) + 1)
 }
 
-fn encode_header(metrics: &[String], schema_digest: &str) -> Vec<u8> {
-    let header =
-        Header { format: FORMAT, schema_digest: schema_digest.to_owned(), metrics: metrics.to_vec() };
+fn encode_header(metrics: &[String], schema_digest: &str, completes_rows: bool) -> Vec<u8> {
+    let (schema_digest, metrics) = (schema_digest.to_owned(), metrics.to_vec());
+    let header = Header { format: FORMAT, schema_digest, metrics, completes_rows };
     let json = serde_json::to_vec(&header).expect("plain data always encodes");
     let mut bytes = MAGIC.to_vec();
     bytes.extend((json.len() as u32).to_le_bytes());
@@ -479,7 +488,7 @@ mod tests {
     fn sample(dir: &Path) -> (PathBuf, Vec<u8>, Vec<usize>) {
         let metrics = ["cpu".to_owned(), "mem".to_owned()];
         let mut writer =
-            SegmentWriter::create(dir, "2024-01-02".parse().unwrap(), &metrics, "digest").unwrap();
+            SegmentWriter::create(dir, "2024-01-02".parse().unwrap(), &metrics, "digest", false).unwrap();
         let mut ends = Vec::new();
         for n in 1..=3 {
             writer.append(&rows(10 * n, n), n).unwrap();
@@ -561,13 +570,13 @@ mod tests {
     fn a_segment_is_finished_only_when_its_writer_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let day = "2024-01-02".parse().unwrap();
-        let writer = SegmentWriter::create(dir.path(), day, &[], "digest").unwrap();
+        let writer = SegmentWriter::create(dir.path(), day, &[], "digest", false).unwrap();
         let folder = day_dir(dir.path(), day);
         assert_eq!(claim_finished(&folder).unwrap().1, 1);
         drop(writer);
         let (finished, n_live) = claim_finished(&folder).unwrap();
         assert_eq!((finished.len(), n_live), (1, 0));
-        let later = SegmentWriter::create(dir.path(), day, &[], "digest").unwrap();
+        let later = SegmentWriter::create(dir.path(), day, &[], "digest", false).unwrap();
         assert!(later.path > finished[0]);
     }
 }

@@ -140,3 +140,131 @@ fn a_recording_of_the_predecessor_is_imported() {
     assert_eq!(without.append(text).n_bad, 4);
     assert!(without.reasons().iter().all(|reason| reason == "bad_timestamp"));
 }
+
+const TELEGRAF: &str = r#"
+[input]
+status = "env"
+[[column]]
+source = "cpu.usage_idle"
+metric = "cpu"
+scale = -1
+offset = 100
+tags = { cpu = "cpu-total" }
+[[column]]
+source = "net.bytes_recv"
+metric = "net_mb"
+scale = 1e-6
+"#;
+
+/// A record as the agent writes it: members in alphabetical order.
+fn point(name: &str, tags: &str, fields: &str, time: i64) -> String {
+    format!(r#"{{"fields":{{{fields}}},"name":"{name}","tags":{{{tags}}},"timestamp":{time}}}"#)
+}
+
+fn cpu(idle: f64, time: i64) -> String {
+    let fields = format!(r#""usage_idle":{idle},"usage_user":1"#);
+    point("cpu", r#""cpu":"cpu-total","host":"web-1""#, &fields, time)
+}
+
+fn net(bytes: u64, time: i64) -> String {
+    point(
+        "net",
+        r#""env":"prod","host":"web-1","interface":"eth0""#,
+        &format!("\"bytes_recv\":{bytes}"),
+        time,
+    )
+}
+
+#[test]
+fn records_of_a_telegraf_agent_become_rows() {
+    let disk = point("disk", r#""host":"web-1","path":"/""#, r#""used":5,"fstype":"xfs""#, 1_704_103_200);
+    let lines = [cpu(25.0, 1_704_103_200), net(123_456_000, 1_704_103_200), disk, cpu(50.0, 1_704_103_210)];
+    let batch = format!("{{\"metrics\":[{}]}}\n", lines.join(","));
+    let pretty = format!("{{\n  \"metrics\": [\n    {}\n  ]\n}}\n", lines.join(",\n    "));
+    for text in [lines.join("\n"), batch, pretty] {
+        let bench = mapped(TELEGRAF, "2024-01-01T12:00:00Z");
+        let report = bench.append(&text);
+        assert_eq!((report.n_good, report.n_bad, report.n_joined, report.n_unmapped), (3, 0, 1, 1), "{text}");
+        assert_eq!(report.n_per_day[&date("2024-01-01")], 2);
+        assert_eq!(report.n_unknown_fields["cpu.usage_user"], 2);
+        let rows = bench.rows_after_rotation("2024-01-01");
+        assert_eq!(rows, ["web-1 1704103200000 prod[75.0, 123.456]", "web-1 1704103210000 [50.0, NaN]"]);
+    }
+}
+
+#[test]
+fn parts_of_a_row_that_come_apart_complete_each_other() {
+    let bench = mapped(TELEGRAF, "2024-01-01T12:00:00Z");
+    bench.append(&cpu(25.0, 1_704_103_200));
+    bench.append(&net(1_000_000, 1_704_103_200));
+    // Sent again with another value: the newest one counts.
+    bench.append(&net(2_000_000, 1_704_103_200));
+    let expected = ["web-1 1704103200000 prod[75.0, 2.0]"];
+    assert_eq!(bench.rows_after_rotation("2024-01-01"), expected);
+    // Also a day that is sealed already is completed, and a full row still replaces all of it.
+    bench.append(&cpu(90.0, 1_704_103_200));
+    assert_eq!(bench.rows_after_rotation("2024-01-01"), ["web-1 1704103200000 prod[10.0, 2.0]"]);
+    bench.append("{\"timestamp\":1704103200,\"server_name\":\"web-1\",\"cpu\":7}");
+    assert_eq!(bench.rows_after_rotation("2024-01-01"), ["web-1 1704103200000 [7.0, NaN]"]);
+}
+
+#[test]
+fn a_telegraf_record_that_does_not_fit_is_told() {
+    let untagged = TELEGRAF.replace("tags =", "# tags =");
+    let bench = mapped(&untagged, "2024-01-01T12:00:00Z");
+    let core = |name: &str, idle: f64| {
+        let tags = format!(r#""cpu":"{name}","host":"web-1""#);
+        point("cpu", &tags, &format!("\"usage_idle\":{idle}"), 1_704_103_200)
+    };
+    let lines = [
+        core("cpu-total", 25.0),
+        core("cpu0", 30.0),
+        point("net", "", "\"bytes_recv\":1", 1_704_103_200),
+        point("net", r#""host":"web-1""#, "\"bytes_recv\":\"many\"", 1_704_103_200),
+        point("net", r#""host":"web-1""#, "\"bytes_recv\":1", 1_704_103_200_000_000_000),
+        r#"{"fields":[1],"name":"net","tags":{},"timestamp":1}"#.to_owned(),
+    ];
+    let report = bench.append(&lines.join("\n"));
+    assert_eq!((report.n_good, report.n_bad), (1, 5));
+    let reasons = ["given_twice", "missing_server_name", "not_a_number", "bad_timestamp", "malformed_json"];
+    assert_eq!(bench.reasons(), reasons);
+    let nanos = untagged.replace("[input]", "[input]\ntimestamp_unit = \"ns\"");
+    let bench = mapped(&nanos, "2024-01-01T12:00:00Z");
+    assert_eq!(bench.append(&lines[4]).n_good, 1);
+}
+
+#[test]
+fn documents_over_several_lines_are_taken() {
+    let record = |second: u32, value: &str| {
+        format!(
+            "{{\n  \"timestamp\": \"2024-01-01T10:00:{second:02}Z\",\n  \"server_name\": \"a\",\n  \"cpu\": {value}\n}}"
+        )
+    };
+    for (open, close) in
+        [("", ""), ("[\n", "\n]"), ("{\n\"from\": \"x\",\n\"records\": [\n", "\n], \"n\": 3\n}")]
+    {
+        let between = if open.is_empty() { "\n" } else { ",\n" };
+        let records = [record(1, "1"), record(2, "\"x\""), record(3, "3")].join(between);
+        let bench = mapped("", "2024-01-01T12:00:00Z");
+        let report = bench.append(&format!("{open}{records}{close}\n"));
+        assert_eq!((report.n_good, report.n_bad), (2, 1), "{open}");
+        let line = 5 + open.lines().count() as u64 + 1;
+        assert_eq!(quarantined(&bench), BTreeMap::from([(line, "not_a_number".to_owned())]), "{open}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_make_later_rows_older() {
+    let bench = mapped("", "2024-01-01T12:00:00Z");
+    let buffer = bench.buffer();
+    let mut open = open_days::OpenDays::new(&buffer);
+    for (value, now_ms) in [(1.0, 1_704_110_400_000), (2.0, 1_704_106_800_000)] {
+        let (time_ms, values) = (1_704_103_200_000, [value, value]);
+        let row =
+            crate::buffer::rows::Row { time_ms, server: "a", profile: None, status: None, values: &values };
+        open.push(row, now_ms).unwrap();
+        open.acknowledge(now_ms).unwrap();
+    }
+    drop(open);
+    assert_eq!(bench.rows_after_rotation("2024-01-01"), ["a 1704103200000 [2.0, 2.0]"]);
+}

@@ -33,6 +33,7 @@ pub struct AppendArgs {
 enum Format {
     Auto,
     Ndjson,
+    Telegraf,
     Csv,
     Parquet,
 }
@@ -42,6 +43,7 @@ impl Format {
         match self {
             Format::Auto => crate::buffer::Format::Auto,
             Format::Ndjson => crate::buffer::Format::Ndjson,
+            Format::Telegraf => crate::buffer::Format::Telegraf,
             Format::Csv => crate::buffer::Format::Csv,
             Format::Parquet => crate::buffer::Format::Parquet,
         }
@@ -80,6 +82,12 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
                 dir.display()
             )
         });
+    }
+    let n_unmapped: u64 = reports.iter().map(|report| report.n_unmapped).sum();
+    if n_rows == 0 && n_unmapped > 0 {
+        let problem = format!("none of the {n_unmapped} Telegraf records holds a metric of this site");
+        return Err(Refusal::usage(problem))
+            .hint(|| format!("map fields to metrics by [[column]] in {}", site.config_path().display()));
     }
     if args.strict && n_bad > 0 {
         return Err(Refusal::BadRows { n_bad, n_rows })
@@ -149,6 +157,15 @@ fn render_append(report: &AppendReport) -> String {
     for (name, n) in report.n_unknown_fields.iter().take(10) {
         // Names come from the data: control characters must not reach a terminal.
         lines.push(format!("  unknown field {}: dropped {n} times", name.escape_debug()));
+    }
+    if report.n_joined > 0 {
+        lines.push(format!("  {} records are parts of the rows of others", text::count(report.n_joined)));
+    }
+    if report.n_unmapped > 0 {
+        lines.push(format!(
+            "  {} records hold no metric of this site: dropped",
+            text::count(report.n_unmapped)
+        ));
     }
     if report.n_late > 0 {
         lines.push(format!("  {} rows are late; the next rotation merges them", report.n_late));
