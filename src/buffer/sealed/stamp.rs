@@ -54,8 +54,8 @@ struct Footer {
 
 impl Footer {
     /// The footer as the trailer delimits it; `None` where that cannot be.
-    fn read(file: &mut File) -> Result<Option<Self>> {
-        let size_bytes = file.metadata()?.len();
+    fn read(file: &mut (impl Read + Seek)) -> Result<Option<Self>> {
+        let size_bytes = file.seek(SeekFrom::End(0))?;
         if size_bytes < 4 + TRAILER_BYTES {
             return Ok(None);
         }
@@ -64,7 +64,7 @@ impl Footer {
         Self::of_length(file, size_bytes, n_bytes)
     }
 
-    fn of_length(file: &mut File, size_bytes: u64, n_bytes: u32) -> Result<Option<Self>> {
+    fn of_length(file: &mut (impl Read + Seek), size_bytes: u64, n_bytes: u32) -> Result<Option<Self>> {
         let Some(start) = size_bytes.checked_sub(TRAILER_BYTES + u64::from(n_bytes)) else { return Ok(None) };
         let bytes = read_at(file, start, n_bytes as usize)?;
         let digits_at = find_digits(&bytes);
@@ -92,7 +92,7 @@ fn find_digits(footer: &[u8]) -> Option<usize> {
     (at + N_DIGITS <= footer.len()).then_some(at)
 }
 
-fn read_at(file: &mut File, start: u64, n_bytes: usize) -> Result<Vec<u8>> {
+fn read_at(file: &mut (impl Read + Seek), start: u64, n_bytes: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; n_bytes];
     file.seek(SeekFrom::Start(start))?;
     file.read_exact(&mut bytes)?;
@@ -102,7 +102,7 @@ fn read_at(file: &mut File, start: u64, n_bytes: usize) -> Result<Vec<u8>> {
 /// Stamps a finished parquet file that was written with [`blank`]; it is not synced.
 ///
 /// - Errors: the file cannot be read or written, or has no blank stamp.
-pub(in crate::buffer) fn seal(file: &mut File) -> Result<()> {
+pub(in crate::buffer) fn seal(file: &mut (impl Read + Write + Seek)) -> Result<()> {
     let footer = Footer::read(file)?.context("stamp it: it has no footer")?;
     let at = footer.digits_at.context("stamp it: its writer left no room for a stamp")?;
     ensure!(footer.digits() == Some(&[b'0'; N_DIGITS]), "stamp it: it is stamped already");
@@ -129,7 +129,7 @@ pub(in crate::buffer) fn check(path: &Path) -> Result<Stamped> {
 }
 
 /// The digits that belong into a file with this footer.
-fn digits_of(file: &mut File, footer: &Footer) -> Result<String> {
+fn digits_of(file: &mut (impl Read + Seek), footer: &Footer) -> Result<String> {
     let mut hasher = Sha256::new();
     hash_to(file, footer.start, &mut hasher)?;
     let mut bytes = footer.bytes.clone();
@@ -146,7 +146,7 @@ fn digits_of(file: &mut File, footer: &Footer) -> Result<String> {
 }
 
 /// Hashes the first `n_bytes` of the file.
-fn hash_to(file: &mut File, n_bytes: u64, hasher: &mut Sha256) -> Result<()> {
+fn hash_to(file: &mut (impl Read + Seek), n_bytes: u64, hasher: &mut Sha256) -> Result<()> {
     file.seek(SeekFrom::Start(0))?;
     let mut rest = n_bytes;
     let mut chunk = vec![0; 1 << 18];
@@ -162,8 +162,8 @@ fn hash_to(file: &mut File, n_bytes: u64, hasher: &mut Sha256) -> Result<()> {
 /// Turns back the one flipped bit that a footer or its trailer can have; true if that made the file whole again.
 ///
 /// Works on a copy of the damaged file. The footer's crc32 says which bit it is, and the sha256 whether it was that.
-pub(in crate::buffer) fn mend_footer(file: &mut File) -> Result<bool> {
-    let size_bytes = file.metadata()?.len();
+pub(in crate::buffer) fn mend_footer(file: &mut (impl Read + Write + Seek)) -> Result<bool> {
+    let size_bytes = file.seek(SeekFrom::End(0))?;
     if size_bytes < 4 + TRAILER_BYTES {
         return Ok(false);
     }
