@@ -1,8 +1,10 @@
 //! The sealed days: one parquet file each, how it is written and read, and how long it is kept.
 
 pub(in crate::buffer) mod day_file;
+mod encoding;
 pub(in crate::buffer) mod parquet_rows;
 pub(in crate::buffer) mod retention;
+mod row_groups;
 pub(in crate::buffer) mod stamp;
 
 pub use retention::{RetentionDecision, RetentionReason, plan_retention};
