@@ -13,6 +13,7 @@
 //! Leaves gaps, splits and quality to `window`, tensors to `dataset`.
 
 mod days;
+mod export;
 mod intake;
 mod merge;
 mod newest;
@@ -35,6 +36,7 @@ use crate::schema::Schema;
 use crate::site::Site;
 
 pub use days::Day;
+pub use export::{ExportFormat, ExportOptions, ExportReport};
 pub use intake::{
     AppendOptions, AppendReport, Derived, Format, MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, MAX_TARGETS,
     OFFLINE, QuarantineStatus, Reason, Source, derive,

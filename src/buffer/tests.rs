@@ -1,5 +1,6 @@
 //! Stories of the buffer as a whole: what goes in comes out, whatever happens in between.
 
+mod export;
 mod formats;
 
 use std::collections::BTreeMap;

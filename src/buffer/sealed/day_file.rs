@@ -25,7 +25,7 @@ use crate::buffer::merge::Sorted;
 use crate::buffer::rows::Row;
 
 /// Rows per row group.
-const GROUP_ROWS: usize = 1 << 19;
+pub(in crate::buffer) const GROUP_ROWS: usize = 1 << 19;
 
 /// Names of the file's own metadata.
 pub(in crate::buffer) const ZONE_KEY: &str = "tftctl.zone";

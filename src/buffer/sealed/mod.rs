@@ -4,7 +4,7 @@ pub(in crate::buffer) mod day_file;
 mod encoding;
 pub(in crate::buffer) mod parquet_rows;
 pub(in crate::buffer) mod retention;
-mod row_groups;
+pub(in crate::buffer) mod row_groups;
 pub(in crate::buffer) mod stamp;
 
 pub use retention::{RetentionDecision, RetentionReason, plan_retention};

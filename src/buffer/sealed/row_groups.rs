@@ -49,7 +49,7 @@ struct Chunk {
 }
 
 /// A day file in the making.
-pub(super) struct GroupWriter<W: Write + Send> {
+pub(in crate::buffer) struct GroupWriter<W: Write + Send> {
     columns: Columns,
     writer: SerializedFileWriter<W>,
 }

@@ -1,6 +1,7 @@
 //! `buffer ...`: metrics in, days sealed, what is there; one file per subcommand.
 
 mod append;
+mod export;
 mod rotate;
 mod status;
 mod verify;
@@ -22,6 +23,8 @@ enum BufferCommand {
     Append(append::AppendArgs),
     /// Seal the days that are over, aggregate them, apply retention
     Rotate(rotate::RotateArgs),
+    /// Write raw rows as NDJSON, CSV or parquet, each key once; `append --plain` takes them in again
+    Export(export::ExportArgs),
     /// Every day with its rows, and what waits or is wrong
     Status,
     /// Find what is damaged, missing or misplaced; changes nothing, exit 1 if anything is found
@@ -33,6 +36,7 @@ pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
     match args.command {
         BufferCommand::Append(args) => append::run(&args, &site, context),
         BufferCommand::Rotate(args) => rotate::run(&args, &site, context),
+        BufferCommand::Export(args) => export::run(&args, &site, context),
         BufferCommand::Status => status::run(&site, context),
         BufferCommand::Verify(args) => verify::run(&args, &site, context),
     }
