@@ -14,6 +14,9 @@
 
 mod days;
 mod export;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod intake;
 mod merge;
 mod newest;

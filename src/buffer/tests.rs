@@ -2,6 +2,8 @@
 
 mod export;
 mod formats;
+mod fuzz;
+mod hostile;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -194,7 +196,7 @@ fn bad_bench() -> Bench {
     bench
 }
 
-/// Lines that were quarantined, with their reason.
+/// Lines that were quarantined, with their reason; every entry says where it came from.
 fn quarantined(bench: &Bench) -> BTreeMap<u64, String> {
     let buffer = bench.buffer();
     let mut lines = BTreeMap::new();
@@ -202,6 +204,7 @@ fn quarantined(bench: &Bench) -> BTreeMap<u64, String> {
         for line in std::fs::read_to_string(path).unwrap().lines() {
             let entry: serde_json::Value = serde_json::from_str(line).unwrap();
             assert!(entry["raw"].as_str().unwrap().len() <= 3 * 4096);
+            assert!(!entry["file"].as_str().unwrap().is_empty() && entry["at"].is_string());
             lines.insert(entry["line"].as_u64().unwrap(), entry["reason"].as_str().unwrap().to_owned());
         }
     }

@@ -4,6 +4,7 @@ mod exchange;
 mod exit_codes;
 mod guards;
 mod increments;
+mod input;
 mod killed;
 mod layering;
 mod night;

@@ -5,6 +5,8 @@ mod append;
 mod csv_rows;
 mod derive;
 mod documents;
+#[cfg(any(test, fuzzing))]
+pub(in crate::buffer) mod fuzzing;
 mod join;
 mod judge;
 mod lines;
