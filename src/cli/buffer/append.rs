@@ -27,10 +27,20 @@ pub struct AppendArgs {
     /// Exit 4 if any row was bad (the good ones are taken all the same)
     #[arg(long)]
     strict: bool,
+    /// Set by `import`: records older than the retention are left out.
+    #[arg(skip)]
+    leave_out_old: bool,
+}
+
+impl AppendArgs {
+    /// What `buffer import FILE...` does.
+    pub fn of_import(files: Vec<PathBuf>, format: Format, strict: bool) -> Self {
+        Self { files, follow: false, format, strict, leave_out_old: true }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Format {
+pub enum Format {
     Auto,
     Ndjson,
     Telegraf,
@@ -59,6 +69,7 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
         is_plain: args.plain,
         follow: args.follow,
         stop,
+        leave_out_old: args.leave_out_old,
         ..AppendOptions::default()
     };
     let mut reports = Vec::new();
@@ -138,7 +149,7 @@ fn acknowledge(report: &AppendReport, context: &Context) -> anyhow::Result<()> {
     }
 }
 
-fn render_append(report: &AppendReport) -> String {
+pub fn render_append(report: &AppendReport) -> String {
     let rate = report.n_rows as f64 / report.duration_secs.max(1e-9);
     let mut lines = vec![format!(
         "{}: {} rows taken, {} bad, {} day(s), {:.0} rows/s",
@@ -148,6 +159,10 @@ fn render_append(report: &AppendReport) -> String {
         report.n_per_day.len(),
         rate
     )];
+    if report.n_too_old > 0 {
+        let n = text::count(report.n_too_old);
+        lines.push(format!("  {n} rows are older than data_retention_days and were left out"));
+    }
     for (reason, n) in &report.reasons {
         lines.push(format!("  bad: {n} x {reason}"));
     }

@@ -1,6 +1,7 @@
 //! `buffer ...`: metrics in, days sealed, what is there; one file per subcommand.
 
 mod append;
+mod import;
 mod rotate;
 mod status;
 mod verify;
@@ -20,6 +21,8 @@ pub struct BufferArgs {
 enum BufferCommand {
     /// Add records to the days of their event times; returns when they are on stable storage
     Append(append::AppendArgs),
+    /// Add old files, or the history of a Prometheus server
+    Import(Box<import::ImportArgs>),
     /// Seal the days that are over, aggregate them, apply retention
     Rotate(rotate::RotateArgs),
     /// Every day with its rows, and what waits or is wrong
@@ -32,6 +35,7 @@ pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
     let site = context.site()?;
     match args.command {
         BufferCommand::Append(args) => append::run(&args, &site, context),
+        BufferCommand::Import(args) => import::run(*args, &site, context),
         BufferCommand::Rotate(args) => rotate::run(&args, &site, context),
         BufferCommand::Status => status::run(&site, context),
         BufferCommand::Verify(args) => verify::run(&args, &site, context),
