@@ -85,6 +85,13 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
     appended?;
     let n_bad: u64 = reports.iter().map(|report| report.n_bad).sum();
     let n_rows: u64 = reports.iter().map(|report| report.n_rows).sum();
+    let n_too_old: u64 = reports.iter().map(|report| report.n_too_old).sum();
+    if n_rows == 0 && n_too_old > 0 {
+        let days = site.config.data_retention_days;
+        let reason = format!("all {n_too_old} rows are older than data_retention_days = {days} keeps");
+        return Err(Refusal::NotEnoughData { reasons: vec![reason] })
+            .hint(|| "raise data_retention_days, or give `--now`, a time at the end of the data".into());
+    }
     if n_bad > 0 && n_bad == n_rows {
         return Err(Refusal::BadRows { n_bad, n_rows }).hint(|| {
             let dir = site.quarantine_dir();

@@ -40,7 +40,7 @@ struct PrometheusArgs {
     #[arg(long = "query", value_name = "METRIC=PROMQL", value_parser = parse_pair, requires = "prometheus")]
     queries: Vec<(String, String)>,
     /// The first time asked for
-    #[arg(long, value_name = "TIME", requires = "prometheus", required_unless_present = "files")]
+    #[arg(long, value_name = "TIME", requires = "prometheus")]
     start: Option<String>,
     /// Times from here on are not asked for [default: the present; run it again to go on from there]
     #[arg(long, value_name = "TIME", requires = "prometheus")]
