@@ -34,8 +34,8 @@ pub struct AppendArgs {
 
 impl AppendArgs {
     /// What `buffer import FILE...` does.
-    pub fn of_import(files: Vec<PathBuf>, format: Format, strict: bool) -> Self {
-        Self { files, follow: false, format, strict, leave_out_old: true }
+    pub fn of_import(files: Vec<PathBuf>, format: Format, plain: bool, strict: bool) -> Self {
+        Self { files, follow: false, format, plain, strict, leave_out_old: true }
     }
 }
 

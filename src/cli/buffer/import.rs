@@ -23,6 +23,9 @@ pub struct ImportArgs {
     files: Vec<PathBuf>,
     #[arg(long, value_enum, default_value = "auto", conflicts_with = "prometheus")]
     format: Format,
+    /// Names and units are the site's own, as `buffer export` writes them: map nothing
+    #[arg(long, conflicts_with = "prometheus")]
+    plain: bool,
     /// Exit 4 if any row was bad (the good ones are taken all the same)
     #[arg(long)]
     strict: bool,
@@ -82,7 +85,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 pub fn run(args: ImportArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
     if args.prometheus.prometheus.is_none() {
-        let append = AppendArgs::of_import(args.files, args.format, args.strict);
+        let append = AppendArgs::of_import(args.files, args.format, args.plain, args.strict);
         return append::run(&append, site, context);
     }
     let clock = context.clock(site.zone())?;
