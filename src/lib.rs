@@ -38,6 +38,7 @@
 //! | `data_buffer/open/<day>/` | [`buffer`] | checksummed segments, synced before they are acknowledged |
 //! | `data_buffer/metrics_<day>.parquet` | [`buffer`] | replaced whole, read back, then the segments go |
 //! | `data_buffer/steps/`, `quarantine/` | [`buffer`] | derived; bad rows with their reasons |
+//! | `data_buffer/imports/` | [`buffer`] | how far each import came, replaced whole after its rows were acknowledged |
 //! | `windows/<end>-<digest>/` | [`window`] | a folder that appears whole, never edited; the name is a digest of its inputs |
 //! | `checkpoints/{last,previous}/` | [`train`] | a folder that appears whole over the one before |
 //! | `checkpoints/lineages/<id>_<steps>/` | [`train`] | a copy of `last` that appears whole, before another lineage replaces it |

@@ -97,6 +97,11 @@ impl Site {
         self.own_buffer_dir().join("quarantine")
     }
 
+    /// How far imports came.
+    pub fn imports_dir(&self) -> PathBuf {
+        self.own_buffer_dir().join("imports")
+    }
+
     pub fn windows_dir(&self) -> PathBuf {
         self.root.join("windows")
     }

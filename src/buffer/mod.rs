@@ -2,8 +2,9 @@
 //!
 //! Owns `data_buffer/`: a sealed day is one parquet file `metrics_YYYY-MM-DD.parquet` ([`sealed`]); before that
 //! a day is a folder of checksummed segments under `open/` ([`open`]). Rows belong to the day of their
-//! *event* time in the site's zone. [`intake`] reads records, judges them, and leaves bad ones in `quarantine/`; [`steps`] aggregates (derived) lie in
-//! `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both.
+//! *event* time in the site's zone. [`intake`] reads records, judges them, and leaves bad ones in `quarantine/`;
+//! [`import`] fetches them from a Prometheus server and remembers in `imports/` how far it came. [`steps`] aggregates
+//! (derived) lie in `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both.
 //!
 //! Invariants: a row that was acknowledged is on stable storage and is read exactly once, whatever is killed
 //! when; a file under its final name is complete; segments are dropped only after the day file that holds their
@@ -17,6 +18,7 @@ mod export;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod import;
 mod intake;
 mod merge;
 mod newest;
@@ -40,6 +42,7 @@ use crate::site::Site;
 
 pub use days::Day;
 pub use export::{ExportFormat, ExportOptions, ExportReport};
+pub use import::{ImportPlan, ImportReport, PrometheusImport};
 pub use intake::{
     AppendOptions, AppendReport, Derived, Format, MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, MAX_TARGETS,
     OFFLINE, QuarantineStatus, Reason, Source, derive,
@@ -59,6 +62,7 @@ pub struct Buffer {
     open_dir: PathBuf,
     steps_dir: PathBuf,
     quarantine_dir: PathBuf,
+    imports_dir: PathBuf,
     /// Whether `dir` came from elsewhere and is only read.
     is_foreign: bool,
     zone: Tz,
@@ -79,6 +83,7 @@ impl Buffer {
             open_dir: site.open_days_dir(),
             steps_dir: site.steps_dir(),
             quarantine_dir: site.quarantine_dir(),
+            imports_dir: site.imports_dir(),
             is_foreign: site.is_buffer_foreign(),
             zone: site.zone(),
             schema: site.schema(),

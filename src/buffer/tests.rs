@@ -98,7 +98,7 @@ impl Bench {
     }
 }
 
-fn rows_of(path: &Path, metrics: &[String]) -> Vec<String> {
+pub(super) fn rows_of(path: &Path, metrics: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     ParquetFile::open(path)
         .unwrap()

@@ -5,6 +5,7 @@
 
 mod input;
 mod layers;
+mod prometheus;
 mod tables;
 pub mod template;
 
@@ -20,6 +21,7 @@ use crate::schema::{Metric, ProfileRule, Schema};
 
 pub use input::{ColumnRule, InputConfig, TimestampUnit};
 pub use layers::{Origin, Setting};
+pub use prometheus::{MAX_PAGE_POINTS, PrometheusConfig};
 pub use tables::{
     ModelConfig, NotifyConfig, RetentionConfig, SeriesConfig, TrainingConfig, ValidationConfig, WindowConfig,
 };
@@ -68,6 +70,7 @@ pub struct Config {
     pub validation: ValidationConfig,
     pub notify: NotifyConfig,
     pub retention: RetentionConfig,
+    pub prometheus: PrometheusConfig,
     #[serde(rename = "profile")]
     pub profiles: Vec<ProfileRule>,
     #[serde(rename = "metric")]
@@ -104,6 +107,7 @@ impl Default for Config {
             validation: ValidationConfig::default(),
             notify: NotifyConfig::default(),
             retention: RetentionConfig::default(),
+            prometheus: PrometheusConfig::default(),
             profiles: schema.profiles,
             metrics: schema.metrics,
             columns: Vec::new(),
@@ -191,7 +195,8 @@ impl Config {
         self.model.ensure_valid(&self.schema())?;
         self.training.ensure_valid()?;
         self.validation.ensure_valid()?;
-        self.notify.ensure_valid(&self.slack_webhook)
+        self.notify.ensure_valid(&self.slack_webhook)?;
+        self.prometheus.ensure_valid(&self.schema())
     }
 
     fn ensure_unique_metric_names(&self) -> Result<()> {

@@ -75,7 +75,7 @@ const SCALARS: [(&str, &str); 15] = [
     ("max_training_duration_hours", "Training stops cleanly before this is over."),
 ];
 
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     (
         "input",
         "What the sources call things. timestamp, server_name, profile and status are columns or members; server_tag\nis the tag of Telegraf records that names the server. timestamp_unit: what numeric times count (s, ms, us, ns;\nauto: s below 10^11, else ms). timestamp_zone: zone of times that name none, such as \"Europe/Berlin\"; empty:\nsuch times are refused. status_values = { up = \"healthy\" } gives a source's statuses the names used here.",
@@ -101,6 +101,10 @@ const SECTIONS: [(&str, &str); 8] = [
     (
         "retention",
         "What is kept: models besides the champion and its predecessors, training states of lineages that were\nleft, days of windows, forecasts, logs.",
+    ),
+    (
+        "prometheus",
+        "What `buffer import --prometheus` asks: queries = { cpu_user_pct = \"PromQL\" }, one per metric; server_label names\nthe server of a series, strip_port makes `host` of `host:9100`. Secrets (bearer_token, the values of headers) are\nwritten env:NAME, file:PATH or cred:NAME. docs/prometheus.md has queries for node_exporter.",
     ),
 ];
 

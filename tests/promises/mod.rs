@@ -10,6 +10,7 @@ mod layering;
 mod night;
 mod parity;
 mod parts;
+mod prometheus;
 mod quickstart;
 mod randomness;
 mod readme;

@@ -13,13 +13,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use chrono::{NaiveDate, TimeZone, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
 use crate::clock::Clock;
 use crate::error::Refusal;
 use crate::progress::{Progress, Tick};
+use crate::schema::Metric;
 
 use super::csv_rows::Header;
 use super::join::Joiner;
@@ -50,6 +51,9 @@ pub struct AppendOptions {
     pub batch_rows: u64,
     /// Set from elsewhere (a signal handler), it ends a followed pipe as if it were closed.
     pub stop: Option<Arc<AtomicBool>>,
+    /// Records older than the retention are counted and left out instead of quarantined: a backfill may begin where
+    /// its source begins.
+    pub leave_out_old: bool,
 }
 
 impl Default for AppendOptions {
@@ -61,6 +65,7 @@ impl Default for AppendOptions {
             flush_every: Duration::from_secs(1),
             batch_rows: 50_000,
             stop: None,
+            leave_out_old: false,
         }
     }
 }
@@ -80,6 +85,8 @@ pub struct AppendReport {
     pub n_joined: u64,
     /// Telegraf records none of whose fields is a metric here, dropped.
     pub n_unmapped: u64,
+    /// Records older than the retention that an import left out; in none of the other counts.
+    pub n_too_old: u64,
     /// Bad records by reason.
     pub reasons: BTreeMap<String, u64>,
     /// Fields that the schema does not know, dropped, by name.
@@ -124,10 +131,7 @@ impl Buffer {
         progress: &dyn Progress,
         on_ack: &mut dyn FnMut(&AppendReport),
     ) -> Result<AppendReport> {
-        if self.is_foreign {
-            let dir = self.dir.display();
-            return Err(Refusal::usage(format!("{dir} lies outside of this site and is only read")));
-        }
+        self.ensure_own()?;
         let name = source.name();
         let mut intake = Intake::new(self, &name, options, clock, progress, on_ack);
         let outcome = match Input::open(source, options.format) {
@@ -149,7 +153,26 @@ impl Buffer {
         intake.acknowledge().with_context(|| format!("append {name}"))?;
         Ok(intake.report)
     }
+
+    /// - Errors: the buffer came from elsewhere ([`Refusal::Usage`]).
+    pub(in crate::buffer) fn ensure_own(&self) -> Result<()> {
+        if self.is_foreign {
+            let dir = self.dir.display();
+            return Err(Refusal::usage(format!("{dir} lies outside of this site and is only read")));
+        }
+        Ok(())
+    }
+
+    /// The first instant that retention keeps at `now`, epoch milliseconds: never before the year 2000.
+    pub(in crate::buffer) fn oldest_kept_ms(&self, now: DateTime<Utc>) -> i64 {
+        let today = calendar::day_of(now.timestamp_millis(), self.zone);
+        let oldest = calendar::days_before(today, self.retention_days);
+        calendar::day_start(oldest, self.zone).timestamp_millis().max(YEAR_2000_MS)
+    }
 }
+
+/// No server of today measured anything before.
+pub(super) const YEAR_2000_MS: i64 = 946_684_800_000;
 
 /// What the thread that reads a followed pipe sends.
 type Chunk = std::io::Result<Vec<u8>>;
@@ -158,7 +181,8 @@ const CHUNK_BYTES: usize = 1 << 16;
 
 static NO_MAPPING: BTreeMap<String, String> = BTreeMap::new();
 
-struct Intake<'a> {
+/// Takes the records of one source: each is judged, and filed or quarantined.
+pub(in crate::buffer) struct Intake<'a> {
     buffer: &'a Buffer,
     clock: &'a Clock,
     progress: &'a dyn Progress,
@@ -179,7 +203,7 @@ struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    fn new(
+    pub fn new(
         buffer: &'a Buffer,
         name: &str,
         options: &AppendOptions,
@@ -210,6 +234,7 @@ impl<'a> Intake<'a> {
             file: name.to_owned(),
             now_ms: 0,
             today: NaiveDate::MIN,
+            leaves_out_old: options.leave_out_old,
             tally: Tally::default(),
             joiner: Joiner::default(),
             failure: None,
@@ -236,15 +261,13 @@ impl<'a> Intake<'a> {
     }
 
     /// Which times are absurd depends on the present, which moves on while a pipe is followed.
-    fn look_at_clock(&mut self) {
+    pub fn look_at_clock(&mut self) {
         let now = self.clock.now();
         let buffer = self.buffer;
         let judge = &mut self.judge;
         judge.now_ms = now.timestamp_millis();
         judge.today = calendar::day_of(judge.now_ms, buffer.zone);
-        let oldest = calendar::days_before(judge.today, buffer.retention_days);
-        let year_2000 = Utc.with_ymd_and_hms(2000, 1, 1, 0, 0, 0).single().expect("a valid date");
-        judge.rules.min_ms = calendar::day_start(oldest, buffer.zone).max(year_2000).timestamp_millis();
+        judge.rules.min_ms = buffer.oldest_kept_ms(now);
         judge.rules.max_ms = judge.now_ms + 1000 * i64::from(buffer.max_future_secs);
     }
 
@@ -410,8 +433,27 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
+    /// Judges one record that somebody else has read: `fill` writes it into an empty candidate. `number` and `raw` are
+    /// what quarantine says of it.
+    pub fn take_read(
+        &mut self,
+        number: u64,
+        raw: &[u8],
+        fill: impl FnOnce(&mut Candidate, &[Metric]),
+    ) -> Result<()> {
+        self.candidate.reset();
+        fill(&mut self.candidate, &self.buffer.schema.metrics);
+        self.judge.judge(&mut self.candidate, number, None, raw);
+        self.check_disk()
+    }
+
+    /// What is durable so far.
+    pub fn report(&self) -> &AppendReport {
+        &self.report
+    }
+
     /// Makes everything taken so far durable, and tells.
-    fn acknowledge(&mut self) -> Result<()> {
+    pub fn acknowledge(&mut self) -> Result<()> {
         self.judge.file_joined();
         self.check_disk()?;
         let judge = &mut self.judge;
@@ -425,6 +467,7 @@ impl<'a> Intake<'a> {
         report.n_bad += tally.n_bad;
         report.n_rows = report.n_good + report.n_bad;
         report.n_joined += tally.n_joined;
+        report.n_too_old += tally.n_too_old;
         report.n_late += tally.n_late;
         report.n_out_of_range_kept += tally.n_out_of_range_kept;
         for (reason, n) in tally.reasons {

@@ -6,6 +6,7 @@ use chrono::NaiveDate;
 
 use crate::calendar;
 
+use super::append::YEAR_2000_MS;
 use super::join::Joiner;
 use super::quarantine::{Place, Quarantine};
 use super::record::{Candidate, Reason, Reject, Rules};
@@ -20,6 +21,8 @@ pub(super) struct Judge<'a> {
     pub file: String,
     pub now_ms: i64,
     pub today: NaiveDate,
+    /// Records of days that are not kept are counted, not quarantined.
+    pub leaves_out_old: bool,
     pub tally: Tally,
     /// Records that are parts of rows, waiting for the other parts.
     pub joiner: Joiner,
@@ -32,6 +35,7 @@ pub(super) struct Judge<'a> {
 pub(super) struct Tally {
     pub n_good: u64,
     pub n_bad: u64,
+    pub n_too_old: u64,
     pub n_joined: u64,
     pub n_late: u64,
     pub n_out_of_range_kept: u64,
@@ -47,8 +51,15 @@ impl Judge<'_> {
                 self.tally.n_out_of_range_kept += n_kept as u64;
                 self.accept(candidate);
             }
+            Err(reject) if self.is_left_out(&reject, candidate) => self.tally.n_too_old += 1,
             Err(reject) => self.reject(&reject, line, record, raw),
         }
+    }
+
+    /// Whether a record is a plausible one of a day that is not kept, and those are not wanted in quarantine.
+    fn is_left_out(&self, reject: &Reject, candidate: &Candidate) -> bool {
+        let is_old = reject.reason == Reason::TimestampTooOld;
+        self.leaves_out_old && is_old && candidate.time_ms.is_some_and(|time_ms| time_ms >= YEAR_2000_MS)
     }
 
     fn accept(&mut self, candidate: &Candidate) {

@@ -19,6 +19,7 @@ mod telegraf;
 mod text;
 pub(in crate::buffer) mod times;
 
+pub(in crate::buffer) use append::Intake;
 pub use append::{AppendOptions, AppendReport};
 pub use derive::{Derived, MAX_TARGETS, derive};
 pub use quarantine::QuarantineStatus;

@@ -27,10 +27,20 @@ pub struct AppendArgs {
     /// Exit 4 if any row was bad (the good ones are taken all the same)
     #[arg(long)]
     strict: bool,
+    /// Set by `import`: records older than the retention are left out.
+    #[arg(skip)]
+    leave_out_old: bool,
+}
+
+impl AppendArgs {
+    /// What `buffer import FILE...` does.
+    pub fn of_import(files: Vec<PathBuf>, format: Format, plain: bool, strict: bool) -> Self {
+        Self { files, follow: false, format, plain, strict, leave_out_old: true }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Format {
+pub enum Format {
     Auto,
     Ndjson,
     Telegraf,
@@ -59,6 +69,7 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
         is_plain: args.plain,
         follow: args.follow,
         stop,
+        leave_out_old: args.leave_out_old,
         ..AppendOptions::default()
     };
     let mut reports = Vec::new();
@@ -74,6 +85,13 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
     appended?;
     let n_bad: u64 = reports.iter().map(|report| report.n_bad).sum();
     let n_rows: u64 = reports.iter().map(|report| report.n_rows).sum();
+    let n_too_old: u64 = reports.iter().map(|report| report.n_too_old).sum();
+    if n_rows == 0 && n_too_old > 0 {
+        let days = site.config.data_retention_days;
+        let reason = format!("all {n_too_old} rows are older than data_retention_days = {days} keeps");
+        return Err(Refusal::NotEnoughData { reasons: vec![reason] })
+            .hint(|| "raise data_retention_days, or give `--now`, a time at the end of the data".into());
+    }
     if n_bad > 0 && n_bad == n_rows {
         return Err(Refusal::BadRows { n_bad, n_rows }).hint(|| {
             let dir = site.quarantine_dir();
@@ -138,7 +156,7 @@ fn acknowledge(report: &AppendReport, context: &Context) -> anyhow::Result<()> {
     }
 }
 
-fn render_append(report: &AppendReport) -> String {
+pub fn render_append(report: &AppendReport) -> String {
     let rate = report.n_rows as f64 / report.duration_secs.max(1e-9);
     let mut lines = vec![format!(
         "{}: {} rows taken, {} bad, {} day(s), {:.0} rows/s",
@@ -148,6 +166,10 @@ fn render_append(report: &AppendReport) -> String {
         report.n_per_day.len(),
         rate
     )];
+    if report.n_too_old > 0 {
+        let n = text::count(report.n_too_old);
+        lines.push(format!("  {n} rows are older than data_retention_days and were left out"));
+    }
     for (reason, n) in &report.reasons {
         lines.push(format!("  bad: {n} x {reason}"));
     }

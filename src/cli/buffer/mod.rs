@@ -2,6 +2,7 @@
 
 mod append;
 mod export;
+mod import;
 mod rotate;
 mod status;
 mod verify;
@@ -21,6 +22,8 @@ pub struct BufferArgs {
 enum BufferCommand {
     /// Add records to the days of their event times; returns when they are on stable storage
     Append(append::AppendArgs),
+    /// Add old files, or the history of a Prometheus server
+    Import(Box<import::ImportArgs>),
     /// Seal the days that are over, aggregate them, apply retention
     Rotate(rotate::RotateArgs),
     /// Write raw rows as NDJSON, CSV or parquet, each key once; `append --plain` takes them in again
@@ -35,6 +38,7 @@ pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
     let site = context.site()?;
     match args.command {
         BufferCommand::Append(args) => append::run(&args, &site, context),
+        BufferCommand::Import(args) => import::run(*args, &site, context),
         BufferCommand::Rotate(args) => rotate::run(&args, &site, context),
         BufferCommand::Export(args) => export::run(&args, &site, context),
         BufferCommand::Status => status::run(&site, context),
