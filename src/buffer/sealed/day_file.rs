@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
 use polars::prelude::{
-    Column, Float32Chunked, Int64Chunked, IntoColumn, IntoSeries, NewChunkedArray, PlSmallStr, TimeUnit, TimeZone,
+    Column, Float32Chunked, Int64Chunked, IntoColumn, IntoSeries, NewChunkedArray, PlSmallStr, TimeUnit,
+    TimeZone,
 };
 
 use crate::fsx;

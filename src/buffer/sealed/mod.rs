@@ -1,9 +1,13 @@
 //! The sealed days: one parquet file each, how it is written and read, and how long it is kept.
 
 pub(in crate::buffer) mod day_file;
+mod dictionary;
 mod encoding;
 pub(in crate::buffer) mod parquet_rows;
 pub(in crate::buffer) mod retention;
 mod row_groups;
+
+#[cfg(test)]
+mod tests;
 
 pub use retention::{RetentionDecision, RetentionReason, plan_retention};
