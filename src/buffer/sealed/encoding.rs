@@ -10,7 +10,7 @@ pub(super) enum Choice {
     /// As a split of bytes: its values hardly repeat.
     Split,
     /// As a dictionary, unless that takes more than so many bytes: then a split of bytes may be smaller.
-    Dictionary { unless_above: usize },
+    Dictionary { has_runs: bool, unless_above: usize },
 }
 
 /// Stretches of values that are looked at, and the values of each.
@@ -19,6 +19,9 @@ const STRETCH: usize = 512;
 
 /// Of so many values in a hundred that are looked at, each is another one: no dictionary will be small.
 const DISTINCT_PERCENT: usize = 75;
+
+/// Of so many values in a hundred, each is the one before: there are runs.
+const REPEATED_PERCENT: usize = 25;
 
 /// Looks at stretches of `values` all along the column.
 ///
@@ -31,8 +34,12 @@ pub(super) fn choose(values: &[f32]) -> Result<Choice> {
     if 100 * bits.len() > DISTINCT_PERCENT * sample.len() {
         return Ok(Choice::Split);
     }
+    let n_repeated = sample.windows(2).filter(|pair| pair[0].to_bits() == pair[1].to_bits()).count();
     let n_bytes = split_bytes(&sample)?;
-    Ok(Choice::Dictionary { unless_above: n_bytes * values.len() / sample.len().max(1) })
+    Ok(Choice::Dictionary {
+        has_runs: 100 * n_repeated > REPEATED_PERCENT * sample.len(),
+        unless_above: n_bytes * values.len() / sample.len().max(1),
+    })
 }
 
 fn sample(values: &[f32]) -> Vec<f32> {
@@ -56,7 +63,9 @@ mod tests {
 
     /// Numbers that look like noise.
     fn noise(n: u32) -> impl Iterator<Item = f32> {
-        (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6)
+        (0..n).map(|i| {
+            (i.wrapping_mul(2_654_435_761).rotate_left(15) ^ i).wrapping_mul(2_246_822_519) as f32 / 1e8
+        })
     }
 
     #[test]
@@ -64,9 +73,12 @@ mod tests {
         let all: Vec<f32> = noise(100_000).collect();
         assert_eq!(choose(&all).unwrap(), Choice::Split);
         let few: Vec<f32> = all.iter().map(|value| (value * 10.0).round() / 10.0).collect();
-        let Choice::Dictionary { unless_above } = choose(&few).unwrap() else { panic!("they repeat") };
+        let found = choose(&few).unwrap();
+        let Choice::Dictionary { has_runs: false, unless_above } = found else { panic!("{found:?}") };
         assert!((100_000..300_000).contains(&unless_above), "{unless_above}");
-        assert_eq!(choose(&[]).unwrap(), Choice::Dictionary { unless_above: 0 });
+        let slow: Vec<f32> = all.iter().flat_map(|value| [value.round(); 3]).collect();
+        assert!(matches!(choose(&slow).unwrap(), Choice::Dictionary { has_runs: true, .. }));
+        assert_eq!(choose(&[]).unwrap(), Choice::Dictionary { has_runs: false, unless_above: 0 });
     }
 
     #[test]

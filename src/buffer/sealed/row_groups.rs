@@ -1,9 +1,10 @@
 //! Writes the row groups of a day file: each column in the encoding that makes it smallest, columns side by side.
 //!
 //! No single encoding wins. A metric reported with two decimals has few distinct values: a dictionary of them is
-//! smallest. A metric that uses all its bits has as many values as rows: its bytes compress best when the first bytes
-//! of all values come first, then the second (`BYTE_STREAM_SPLIT`). Which of them a column of a row group gets is
-//! tried out on its own values. Times are stored as differences, texts as dictionaries. All of it is compressed with
+//! smallest, in long pages of runs where it rests ([`encode_as`]), in short pages of a sorted one where it moves
+//! ([`dictionary`]). A metric that uses all its bits has as many values as rows: its bytes compress best when the first
+//! bytes of all values come first, then the second (`BYTE_STREAM_SPLIT`). Which of them a column of a row group gets is
+//! tried out on its own values ([`encoding`]). Times are stored as differences, texts as dictionaries. All of it is compressed with
 //! zstd, and is ordinary parquet.
 
 use std::io::Write;
@@ -20,6 +21,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedW
 use parquet::schema::types::{ColumnDescPtr, Type, TypePtr};
 use rayon::prelude::*;
 
+use super::dictionary;
 use super::encoding::{self, Choice};
 use crate::buffer::rows::{NO_TEXT, Rows, Texts};
 
@@ -43,9 +45,9 @@ enum Values<'a> {
 }
 
 /// A column of a row group as it will be in the file.
-struct Chunk {
-    bytes: Bytes,
-    closed: ColumnCloseResult,
+pub(super) struct Chunk {
+    pub bytes: Bytes,
+    pub closed: ColumnCloseResult,
 }
 
 /// A day file in the making.
@@ -159,25 +161,22 @@ fn encode_texts(descriptor: &ColumnDescPtr, ids: &[u32], texts: &Texts) -> Resul
 /// The smaller of a dictionary and a split of bytes; where a look at some values says which, only that one is made.
 fn encode_floats(descriptor: &ColumnDescPtr, values: &[f32]) -> Result<Chunk> {
     let given: Vec<f32> = values.iter().copied().filter(|value| !value.is_nan()).collect();
-    let levels: Vec<i16> = values.iter().map(|value| i16::from(!value.is_nan())).collect();
-    let encode = |encoding| {
+    let plain = |encoding| {
+        let levels: Vec<i16> = values.iter().map(|value| i16::from(!value.is_nan())).collect();
         encode_as(descriptor, encoding, &|writer| {
             let ColumnWriter::FloatColumnWriter(writer) = writer else { unreachable!("metrics are float32") };
             writer.write_batch(&given, Some(&levels), None)
         })
     };
-    let split = || encode(Some(Encoding::BYTE_STREAM_SPLIT));
-    match encoding::choose(&given)? {
-        Choice::Split => split(),
-        Choice::Dictionary { unless_above: bytes } => {
-            let dictionary = encode(None)?;
-            if dictionary.bytes.len() <= bytes {
-                return Ok(dictionary);
-            }
-            let split = split()?;
-            Ok(if split.bytes.len() < dictionary.bytes.len() { split } else { dictionary })
-        }
+    let Choice::Dictionary { has_runs, unless_above } = encoding::choose(&given)? else {
+        return plain(Some(Encoding::BYTE_STREAM_SPLIT));
+    };
+    let dictionary = if has_runs { plain(None)? } else { dictionary::encode(descriptor, values)? };
+    if dictionary.bytes.len() <= unless_above {
+        return Ok(dictionary);
     }
+    let split = plain(Some(Encoding::BYTE_STREAM_SPLIT))?;
+    Ok(if split.bytes.len() < dictionary.bytes.len() { split } else { dictionary })
 }
 
 /// One column in the given encoding, in a dictionary if there is none, in pages as large as parquet likes them.
