@@ -75,7 +75,7 @@ const SCALARS: [(&str, &str); 15] = [
     ("max_training_duration_hours", "Training stops cleanly before this is over."),
 ];
 
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     (
         "input",
         "What the sources call things. timestamp, server_name, profile and status are columns or members; server_tag\nis the tag of Telegraf records that names the server. timestamp_unit: what numeric times count (s, ms, us, ns;\nauto: s below 10^11, else ms). timestamp_zone: zone of times that name none, such as \"Europe/Berlin\"; empty:\nsuch times are refused. status_values = { up = \"healthy\" } gives a source's statuses the names used here.",
@@ -87,6 +87,10 @@ const SECTIONS: [(&str, &str); 8] = [
     (
         "window",
         "What a training window must hold. Gaps of at most max_gap_steps are filled and masked; longer ones\nend a sample. holdout_hours (and one horizon) at the end are kept for the exam.",
+    ),
+    (
+        "quality",
+        "Beyond which limits the quality report of a window speaks (docs/quality-report.md has the rules). Shares are\n0..1, drift is in standard deviations, resize_ratio and unit_tolerance are relative. A finding of a rule in stop_on\nends the run with exit 4 when it befalls a target on at least half of the servers; the others are told.",
     ),
     (
         "model",
