@@ -53,7 +53,7 @@ fn the_same_rows_give_the_same_bytes_wherever_whenever_and_in_whatever_order_the
     let (one, two) = (Bench::new(site_config()), Bench::new(site_config()));
     let first = build_of(&one, &[&lines], "2024-01-05T02:00:00Z");
     let parts: Vec<&[String]> = backwards.chunks(1000).collect();
-    let second = build_of(&two, &parts, "2024-03-17T05:21:43Z");
+    let second = build_of(&two, &parts, "2024-02-09T05:21:43Z");
     assert_eq!(first.id, second.id);
     let names = |window: &Window| {
         let entries = std::fs::read_dir(&window.dir).unwrap();

@@ -7,7 +7,7 @@ use crate::simulate::FleetSpec;
 use crate::window::quality::drift;
 use crate::window::quality::frame::Frame;
 
-const N_SERVERS: usize = 20;
+const N_SERVERS: usize = 10;
 const N_NIGHTS: usize = 30;
 const WINDOW_DAYS: usize = 30;
 
@@ -45,8 +45,7 @@ fn fleet14() -> Config {
 
 #[test]
 fn thirty_clean_nights_are_silent() {
-    let seed = std::env::var("SEED").map_or(7, |s| s.parse().unwrap());
-    let fleet = clean_fleet(seed);
+    let fleet = clean_fleet(7);
     let mut n_by_rule = std::collections::BTreeMap::<String, usize>::new();
     let mut sample = Sample::new(N_SERVERS, WINDOW_DAYS);
     sample.config = fleet14();
@@ -56,18 +55,6 @@ fn thirty_clean_nights_are_silent() {
         let report = sample.examine_grid(&window(&fleet, night), end);
         for server in &report.servers {
             for metric in &server.metrics {
-                if let Some(d) = &metric.drift {
-                    println!(
-                        "ALARM {night} {} {} effect {:.2} noise {:.1} margin {:.1} neff {:.1} shift {:.3}",
-                        server.name,
-                        metric.name,
-                        d.effect(),
-                        d.shift.abs() / d.error,
-                        d.shift.abs() / d.largest_before,
-                        d.n_effective,
-                        d.shift
-                    );
-                }
                 for rule in &metric.rules {
                     *n_by_rule.entry(format!("{rule} {}", metric.name)).or_default() += 1;
                 }
@@ -75,17 +62,11 @@ fn thirty_clean_nights_are_silent() {
         }
         for finding in &report.findings {
             *n_by_rule.entry(format!("finding {}", finding.rule)).or_default() += 1;
-            if night % 10 == 0 {
-                println!("night {night}: {}", finding.message);
-            }
         }
     }
     let n_series = N_NIGHTS * N_SERVERS * fleet.metrics.len();
     println!("{n_series} series looked at in {N_NIGHTS} nights: {n_by_rule:#?}");
-    let n_alarms: usize =
-        n_by_rule.iter().filter(|(rule, _)| rule.starts_with("drift")).map(|(_, n)| n).sum();
-    println!("{n_alarms} false alarms of drift");
-    assert_eq!(n_alarms, 0);
+    assert!(n_by_rule.is_empty(), "nothing happened");
 }
 
 /// Share of the series of a clean window whose last week is noticed after it was moved by `size` of their own scales.
@@ -116,10 +97,46 @@ fn detection(grid: &Grid, size: f32) -> (usize, usize) {
 fn injected_drifts_are_found_the_more_surely_the_larger_they_are() {
     let grid = window(&clean_fleet(7), 0);
     let mut shares = Vec::new();
-    for size in [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0] {
+    for size in [0.0, 1.0, 2.0, 3.0, 4.0, 6.0] {
         let (n_found, n_all) = detection(&grid, size);
         println!("moved by {size} standard deviations: {n_found} of {n_all} series noticed");
         shares.push(n_found as f64 / n_all as f64);
     }
-    assert!(shares.is_sorted());
+    assert!(shares.is_sorted(), "{shares:?}");
+    assert!(shares[1] == 0.0 && shares[2] < 0.1 && shares[4] > 0.8 && shares[5] > 0.95, "{shares:?}");
+}
+
+#[test]
+fn a_busy_weekend_is_compared_with_weekends() {
+    let sample = Sample::new(1, 30);
+    let busy = |days: fn(usize) -> bool, by: f32| {
+        sample.examine(move |s, m, step| {
+            let is_busy = m == 0 && days(step / DAY);
+            healthy(s, m, step) + if is_busy { by } else { 0.0 }
+        })
+    };
+    // The window begins on a Monday; every weekend is as busy as the last.
+    assert_silent(&busy(|day| day % 7 >= 5, 30.0));
+    // Three days of the last week are an incident, four are another level.
+    assert_silent(&busy(|day| day >= 27, 30.0));
+    let report = busy(|day| day >= 25, 30.0);
+    assert_told(&report, "cpu", "drift", "cpu has drifted in the last week on 1 of 1 servers (s0 by +30");
+    assert_told(&busy(|day| day >= 23, -25.0), "cpu", "drift", "by -25");
+}
+
+#[test]
+fn what_climbs_or_wanders_has_no_level_that_could_shift() {
+    let sample = Sample::new(1, 30);
+    let net = |value: fn(usize) -> f32| {
+        sample.examine(move |s, m, step| if m == 2 { value(step) } else { healthy(s, m, step) })
+    };
+    assert_silent(&net(|step| step as f32 / DAY as f32));
+    assert_silent(&net(|step| (step % (25 * DAY)) as f32 / DAY as f32));
+    // Steps from week to week as large as the last one.
+    assert_silent(&net(|step| 50.0 + 20.0 * (step / DAY / 7 % 2) as f32 + noise(0, 2, step)));
+    // Fewer than two reference weeks say nothing.
+    let short = Sample::new(1, 20);
+    assert_silent(
+        &short.examine(|s, m, step| healthy(s, m, step) + if step > 13 * DAY { 40.0 } else { 0.0 }),
+    );
 }
