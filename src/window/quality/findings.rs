@@ -154,7 +154,7 @@ impl Findings {
         let incomplete = report.days.iter().zip(&names).filter_map(|(day, name)| {
             let share = day.completeness_outside_gaps?;
             let detail = format!("{:.0} % of the steps of its {} servers", 100.0 * share, day.n_servers);
-            (share < limit).then_some(Case { name, badness: 1.0 - share, detail })
+            (share < limit).then_some((share, Case { name, badness: 1.0 - share, detail }))
         });
         let few = format!("hold less than {:.0} % of their steps", 100.0 * limit);
         self.about_days("day_completeness", incomplete.collect(), &few, limit);
@@ -163,23 +163,25 @@ impl Findings {
             let n_rows = day.n_raw_rows + day.n_duplicates;
             let share = day.n_duplicates as f64 / n_rows.max(1) as f64;
             let detail = format!("{:.1} % rows that repeat a server and time, of {n_rows}", 100.0 * share);
-            (share > limit).then_some(Case { name, badness: share, detail })
+            (share > limit).then_some((share, Case { name, badness: share, detail }))
         });
         let many = format!("have more than {:.0} % of rows twice", 100.0 * limit);
         self.about_days("duplicates", repeated.collect(), &many, limit);
     }
 
-    /// A line for each day, or one for all where they are many.
-    fn about_days(&mut self, rule: &str, mut cases: Vec<Case<'_>>, what: &str, limit: f64) {
+    /// A line for each day with what was measured of it, or one for all where they are many.
+    fn about_days(&mut self, rule: &str, mut cases: Vec<(f64, Case<'_>)>, what: &str, limit: f64) {
         if cases.len() <= MAX_LINES {
-            for Case { name, badness, detail } in cases {
-                self.soft(name, rule, (badness, limit), format!("{name} holds {detail}"));
+            for (measured, Case { name, detail, .. }) in cases {
+                self.soft(name, rule, (measured, limit), format!("{name} holds {detail}"));
             }
             return;
         }
-        let n_days = cases.len();
+        cases.sort_by(|a, b| b.1.badness.total_cmp(&a.1.badness));
+        let (n_days, measured) = (cases.len(), cases[0].0);
+        let mut cases: Vec<Case<'_>> = cases.into_iter().map(|(_, case)| case).collect();
         let worst = worst(&mut cases);
-        self.soft("days", rule, (n_days as f64, limit), format!("{n_days} days {what} ({worst})"));
+        self.soft("days", rule, (measured, limit), format!("{n_days} days {what} ({worst})"));
     }
 
     fn servers(&mut self, report: &QualityReport, config: &Config) {
