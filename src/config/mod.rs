@@ -6,6 +6,7 @@
 mod input;
 mod layers;
 mod prometheus;
+mod quality;
 mod tables;
 pub mod template;
 
@@ -22,6 +23,7 @@ use crate::schema::{Metric, ProfileRule, Schema};
 pub use input::{ColumnRule, InputConfig, TimestampUnit};
 pub use layers::{Origin, Setting};
 pub use prometheus::{MAX_PAGE_POINTS, PrometheusConfig};
+pub use quality::QualityConfig;
 pub use tables::{
     ModelConfig, NotifyConfig, RetentionConfig, SeriesConfig, TrainingConfig, ValidationConfig, WindowConfig,
 };
@@ -65,6 +67,7 @@ pub struct Config {
     pub input: InputConfig,
     pub series: SeriesConfig,
     pub window: WindowConfig,
+    pub quality: QualityConfig,
     pub model: ModelConfig,
     pub training: TrainingConfig,
     pub validation: ValidationConfig,
@@ -102,6 +105,7 @@ impl Default for Config {
             input: InputConfig::default(),
             series: SeriesConfig::default(),
             window: WindowConfig::default(),
+            quality: QualityConfig::default(),
             model: ModelConfig::default(),
             training: TrainingConfig::default(),
             validation: ValidationConfig::default(),
@@ -192,6 +196,7 @@ impl Config {
         self.input.ensure_valid(&self.schema(), &self.columns)?;
         self.series.ensure_valid()?;
         self.window.ensure_valid()?;
+        self.quality.ensure_valid()?;
         self.model.ensure_valid(&self.schema())?;
         self.training.ensure_valid()?;
         self.validation.ensure_valid()?;
@@ -306,6 +311,10 @@ mod tests {
         refused("training_window_days = 4000000", &[], "at most 3660");
         refused("[model]\nhorizon = 9000000000", &[], "at most 100000");
         refused("[window]\nholdout_hours = 4000000000", &[], "window.holdout_hours");
+        refused("[quality]\nmax_missing = 1.5", &[], "quality.max_missing is a share");
+        refused("[quality]\ndrift_effect = 0", &[], "quality.drift_effect must be");
+        refused("[quality]\nresize_ratio = 1", &[], "quality.resize_ratio must be");
+        refused("[quality]\nstop_on = [\"drifted\"]", &[], "did you mean `drift`");
         refused("[training]\nlearning_rate = inf", &[], "training.learning_rate");
         refused("[training]\nema_decay = 1.0", &[], "training.ema_decay");
         refused("[training]\nema_decay = -0.1", &[], "training.ema_decay");

@@ -89,6 +89,10 @@ const SECTIONS: [(&str, &str); 9] = [
         "What a training window must hold. Gaps of at most max_gap_steps are filled and masked; longer ones\nend a sample. holdout_hours (and one horizon) at the end are kept for the exam.",
     ),
     (
+        "quality",
+        "Beyond which limits the quality report of a window speaks (docs/quality-report.md has the rules). Shares are\n0..1, drift is in standard deviations, resize_ratio and unit_tolerance are relative. A finding of a rule in stop_on\nends the run with exit 4 when it befalls a target on at least half of the servers; the others are told.",
+    ),
+    (
         "model",
         "The network: metrics to forecast, past steps seen, future steps forecast, quantile levels, sizes.\nChanging any of these starts a new lineage; dropout and target_weights may change within one.\ntarget_weights = { cpu_user_pct = 2 } makes a target count twice in the training loss; the others count 1.",
     ),
