@@ -105,10 +105,9 @@ impl Gate {
         let bias = Init::Bias(&values[self.linear.bias.clone()]);
         let weight = Matrix::rows(&values[self.linear.weight.clone()], n_in);
         simd.product(weight, (2 * n_out, n_in), &own.x, bias, &mut own.linear);
-        simd.glu(&mut own.linear, n_out, &mut own.normal);
-        simd.add(&own.skip, &mut own.normal);
         let norm = (&values[self.norm.weight.clone()], &values[self.norm.bias.clone()]);
-        simd.layer_norm(&mut own.normal, n_out, norm, &mut own.inverse, &mut own.y);
+        let outputs = (&mut own.normal[..], &mut own.y[..]);
+        simd.gated_norm(&mut own.linear, n_out, &own.skip, norm, &mut own.inverse, outputs);
     }
 
     /// Follows a [`forward`](Self::forward) of the same tile: from the gradient in `y` to those of both inputs, in `x`

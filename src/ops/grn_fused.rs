@@ -18,7 +18,7 @@ use candle_core::{
 use super::cuda;
 use super::dropout::Mask;
 use super::grn::GrnWeights;
-use super::grn_tile::{GrnRanges, GrnTile, Pair};
+use super::grn_tile::{GrnRanges, GrnTile, Pair, Skip};
 use super::host::{contiguous, host_values};
 use super::pack::{Places, pack};
 use super::rows::{Output, Rows, TileRows};
@@ -33,8 +33,9 @@ pub fn grn_fused(
     weights: &GrnWeights,
     mask: Option<Mask>,
 ) -> Result<Tensor> {
-    let grn = Grn::new(weights.sizes()?, mask);
     let (x, params) = (x.contiguous()?, pack(&weights.tensors())?);
+    let is_recorded = x.track_op() || params.track_op() || context.is_some_and(Tensor::track_op);
+    let grn = Grn { merged: mask.is_none() && !is_recorded, ..Grn::new(weights.sizes()?, mask) };
     match context {
         Some(context) => x.apply_op3(&context.contiguous()?, &params, grn),
         None => x.apply_op2(&params, grn),
@@ -54,6 +55,8 @@ pub(super) struct GrnSizes {
 struct Grn {
     n_in: usize,
     mask: Option<Mask>,
+    /// Second layer and gate as one: nothing is dropped between them, and there is no way back.
+    merged: bool,
     /// Where the parameters lie: the first layer, and what follows it.
     first: Pair,
     tail: GrnRanges,
@@ -90,8 +93,8 @@ impl Grn {
         let mask_place = resample.then(|| places.next(n_out));
         let skip_norm = resample.then(|| places.pair(n_out, n_out));
         let skip = mask_place.map(|mask| SkipPlaces { mask, matrix: places.next(n_out * n_in) });
-        let tail = GrnRanges { hidden, out: n_out, second, gate, norm, skip_norm };
-        Grn { n_in, mask, first, tail, skip }
+        let tail = GrnRanges { hidden, out: n_out, second, gate, norm, skip_norm, merged: None };
+        Grn { n_in, mask, merged: false, first, tail, skip }
     }
 
     /// How the rows of `x` hang together: by sample if samples have a context.
@@ -146,7 +149,7 @@ impl Grn {
     fn forward_tile(
         &self,
         simd: Simd,
-        values: &[f32],
+        (values, tail): (&[f32], &GrnRanges),
         (x, context): (&[f32], Option<&[f32]>),
         tile: TileRows,
         own: &mut Tiles,
@@ -170,7 +173,8 @@ impl Grn {
                 simd.product(weight, (hidden, n_in), skip, bias, first);
             }
         }
-        own.grn.forward(simd, &self.tail, values, self.mask.map(|mask| (mask, tile.first)), &mut own.y);
+        let mask = self.mask.map(|mask| (mask, tile.first));
+        own.grn.forward(simd, tail, values, Skip::Tile, mask, &mut own.y);
     }
 
     /// Follows a [`forward_tile`](Self::forward_tile) of the same tile: from the gradient in `y` to that of the first
@@ -210,12 +214,16 @@ impl Grn {
     }
 
     fn forward(&self, x: &[f32], context: Option<&[f32]>, params: &[f32]) -> Vec<f32> {
-        let (simd, n_out, values) = (Simd::best(), self.tail.out, self.values(params));
+        let (simd, n_out, mut values) = (Simd::best(), self.tail.out, self.values(params));
+        let mut tail = self.tail.clone();
+        if self.merged {
+            tail.merge(simd, values.to_mut());
+        }
         let mut y = vec![0f32; x.len() / self.n_in * n_out];
         self.rows(x, context).in_parts([Output::PerRow(&mut y, n_out)], |part, [y]| {
             let mut own = self.tiles();
             for tile in part.tiles() {
-                self.forward_tile(simd, &values, (x, context), tile, &mut own);
+                self.forward_tile(simd, (&values, &tail), (x, context), tile, &mut own);
                 tile.store(simd, &own.y, n_out, y);
             }
         });
@@ -231,7 +239,7 @@ impl Grn {
         let parts = self.rows(x, context).in_parts(outputs, |part, [d_x, d_context]| {
             let (mut own, mut grads) = (self.tiles(), vec![0f32; values.len()]);
             for tile in part.tiles() {
-                self.forward_tile(simd, &values, (x, context), tile, &mut own);
+                self.forward_tile(simd, (&values, &self.tail), (x, context), tile, &mut own);
                 tile.load(simd, dy, self.tail.out, &mut own.y);
                 self.backward_tile(simd, &values, (x, d_x), tile, &mut own, &mut grads);
                 if per_unit > 0 {
