@@ -70,12 +70,12 @@ struct SkipPlaces {
 }
 
 /// Working memory of one part.
-struct Tiles {
+pub(super) struct GrnTiles {
     grn: GrnTile,
     /// The inputs of a stretched skip; others are read as the skip they are.
     x: Vec<f32>,
     x_rows: Vec<f32>,
-    y: Vec<f32>,
+    pub y: Vec<f32>,
     bias: Vec<f32>,
     d_bias: Vec<f32>,
 }
@@ -132,10 +132,10 @@ impl Grn {
         grads
     }
 
-    fn tiles(&self) -> Tiles {
+    fn tiles(&self) -> GrnTiles {
         let GrnRanges { hidden, out, .. } = self.tail;
         let tile = |n: usize| vec![0f32; n * ROWS];
-        Tiles {
+        GrnTiles {
             grn: GrnTile::new(hidden, out),
             x: tile(if self.skip.is_some() { self.n_in } else { 0 }),
             x_rows: tile(self.n_in),
@@ -152,28 +152,43 @@ impl Grn {
         (values, tail): (&[f32], &GrnRanges),
         (x, context): (&[f32], Option<&[f32]>),
         tile: TileRows,
-        own: &mut Tiles,
+        own: &mut GrnTiles,
+    ) {
+        let context = context.map(|context| &context[tile.unit * self.tail.hidden..][..self.tail.hidden]);
+        tile.load(simd, x, self.n_in, self.inputs(own));
+        let mask = self.mask.map(|mask| (mask, tile.first));
+        self.run(simd, (values, tail), context, mask, own);
+    }
+
+    /// Where a tile of the inputs goes.
+    fn inputs<'a>(&self, own: &'a mut GrnTiles) -> &'a mut [f32] {
+        if self.skip.is_some() { &mut own.x } else { &mut own.grn.skip }
+    }
+
+    /// From the [`inputs`](Self::inputs) to `y`; a mask comes with the number of the first row.
+    fn run(
+        &self,
+        simd: Simd,
+        (values, tail): (&[f32], &GrnRanges),
+        context: Option<&[f32]>,
+        mask: Option<(Mask, usize)>,
+        own: &mut GrnTiles,
     ) {
         let (n_in, hidden, n_out) = (self.n_in, self.tail.hidden, self.tail.out);
         own.bias.copy_from_slice(&values[self.first.bias.clone()]);
         if let Some(context) = context {
-            simd.add(&context[tile.unit * hidden..][..hidden], &mut own.bias);
+            simd.add(context, &mut own.bias);
         }
         let weight = Matrix::rows(&values[self.first.weight.clone()], n_in);
         let (bias, GrnTile { first, skip, .. }) = (Init::Bias(&own.bias), &mut own.grn);
         match &self.skip {
             Some(places) => {
-                tile.load(simd, x, n_in, &mut own.x);
                 simd.product(weight, (hidden, n_in), &own.x, bias, first);
                 let matrix = Matrix::rows(&values[places.matrix.clone()], n_in);
                 simd.product(matrix, (n_out, n_in), &own.x, Init::Zero, skip);
             }
-            None => {
-                tile.load(simd, x, n_in, skip);
-                simd.product(weight, (hidden, n_in), skip, bias, first);
-            }
+            None => simd.product(weight, (hidden, n_in), skip, bias, first),
         }
-        let mask = self.mask.map(|mask| (mask, tile.first));
         own.grn.forward(simd, tail, values, Skip::Tile, mask, &mut own.y);
     }
 
@@ -185,7 +200,7 @@ impl Grn {
         values: &[f32],
         (x, d_x): (&[f32], &mut [f32]),
         tile: TileRows,
-        own: &mut Tiles,
+        own: &mut GrnTiles,
         grads: &mut [f32],
     ) {
         let (n_in, hidden, n_out) = (self.n_in, self.tail.hidden, self.tail.out);
@@ -269,6 +284,39 @@ impl Grn {
         let mut shape = x.dims().to_vec();
         shape[x.dims().len() - 1] = self.tail.out;
         shape.into()
+    }
+}
+
+/// A block with its own copy of its parameters, second layer and gate merged, for tiles that come from other blocks.
+pub(super) struct OwnGrn {
+    grn: Grn,
+    tail: GrnRanges,
+    values: Vec<f32>,
+}
+
+impl OwnGrn {
+    pub fn of(weights: &GrnWeights) -> Result<Self> {
+        let grn = Grn::new(weights.sizes()?, None);
+        let params: Vec<f32> = pack(&weights.tensors())?.to_vec1()?;
+        let (mut values, mut tail) = (grn.values(&params).into_owned(), grn.tail.clone());
+        tail.merge(Simd::best(), &mut values);
+        Ok(OwnGrn { grn, tail, values })
+    }
+
+    /// Width of a context.
+    pub fn hidden(&self) -> usize {
+        self.tail.hidden
+    }
+
+    pub fn tiles(&self) -> GrnTiles {
+        self.grn.tiles()
+    }
+
+    /// From a tile of inputs to `y`; the context is one for all rows.
+    pub fn run(&self, simd: Simd, x: &[f32], context: Option<&[f32]>, own: &mut GrnTiles) {
+        let n = self.grn.n_in * ROWS;
+        self.grn.inputs(own)[..n].copy_from_slice(&x[..n]);
+        self.grn.run(simd, (&self.values, &self.tail), context, None, own);
     }
 }
 
