@@ -125,18 +125,23 @@ pub(super) unsafe fn line_norm<L: Lanes>(
     // SAFETY: `feature * ROWS + half` stays inside by the assertions.
     unsafe {
         let [p, q, r] = line.variance.map(|number| L::splat(number));
-        for half in [0, LANES] {
-            let x = L::load(x.as_ptr().add(half));
+        let (mut along, mut inverted) = ([p; 2], [p; 2]);
+        for half in 0..2 {
+            let x = L::load(x.as_ptr().add(half * LANES));
             let root = x.fma(p, q);
             let variance = root.fma(root, r.add(L::splat(EPSILON)));
-            let inverted = L::splat(1.0).div(variance.sqrt());
-            inverted.store(inverse.as_mut_ptr().add(half));
-            let along = x.mul(inverted);
-            for i in 0..n {
-                let of = |values: &[f32]| L::splat(*values.as_ptr().add(i));
-                let value = along.fma(of(line.slope), inverted.mul(of(line.offset)));
-                value.store(normal.as_mut_ptr().add(i * ROWS + half));
-                value.fma(of(weight), of(bias)).store(y.as_mut_ptr().add(i * ROWS + half));
+            inverted[half] = L::splat(1.0).div(variance.sqrt());
+            inverted[half].store(inverse.as_mut_ptr().add(half * LANES));
+            along[half] = x.mul(inverted[half]);
+        }
+        for i in 0..n {
+            let [slope, offset, weight, bias] =
+                [line.slope, line.offset, weight, bias].map(|values| L::splat(*values.as_ptr().add(i)));
+            for half in 0..2 {
+                let at = i * ROWS + half * LANES;
+                let value = along[half].fma(slope, inverted[half].mul(offset));
+                value.store(normal.as_mut_ptr().add(at));
+                value.fma(weight, bias).store(y.as_mut_ptr().add(at));
             }
         }
     }
