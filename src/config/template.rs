@@ -75,7 +75,7 @@ const SCALARS: [(&str, &str); 15] = [
     ("max_training_duration_hours", "Training stops cleanly before this is over."),
 ];
 
-const SECTIONS: [(&str, &str); 9] = [
+const SECTIONS: [(&str, &str); 10] = [
     (
         "input",
         "What the sources call things. timestamp, server_name, profile and status are columns or members; server_tag\nis the tag of Telegraf records that names the server. timestamp_unit: what numeric times count (s, ms, us, ns;\nauto: s below 10^11, else ms). timestamp_zone: zone of times that name none, such as \"Europe/Berlin\"; empty:\nsuch times are refused. status_values = { up = \"healthy\" } gives a source's statuses the names used here.",
