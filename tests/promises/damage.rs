@@ -71,8 +71,16 @@ fn a_damaged_window_is_built_anew_and_a_damaged_old_night_is_passed_over() {
     let story = after_one_night();
     story.run("window build").exit(0);
     let id = story.names("windows").into_iter().find(|name| name.starts_with("2024-01-08")).unwrap();
+    story.run("window verify").exit(0).stdout("is what was published");
     flip_a_byte(story.path(&format!("windows/{id}/steps.parquet")));
+    story.run(&format!("window verify {id}")).exit(1).stdout("sha256 differs");
     story.run("window build").exit(0).stderr("built anew");
+    story.run("window show --all").exit(0).stdout("longest gap");
+    let manifest = story.path(&format!("windows/{id}/manifest.json"));
+    let whole = fs::read(&manifest).unwrap();
+    fs::write(&manifest, "{").unwrap();
+    story.run("window list").exit(0).stdout(&format!("{id}  damaged: "));
+    fs::write(&manifest, whole).unwrap();
     fs::write(story.path("state/nights/2024-01-07.json"), "x").unwrap();
     story.run("status").exit(0);
     story.run("nightly").exit(0);
