@@ -30,6 +30,8 @@ use super::step_table::StepTable;
 use super::steps::cache;
 use super::*;
 
+mod power;
+
 /// A file of the real data next to the checkout; `None`, with a line, where there is none.
 pub(super) fn shared(name: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
