@@ -4,6 +4,7 @@ mod export;
 mod formats;
 mod fuzz;
 mod hostile;
+mod power;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -29,8 +30,6 @@ use super::sealed::parquet_rows::ParquetFile;
 use super::step_table::StepTable;
 use super::steps::cache;
 use super::*;
-
-mod power;
 
 /// A file of the real data next to the checkout; `None`, with a line, where there is none.
 pub(super) fn shared(name: &str) -> Option<PathBuf> {
