@@ -4,6 +4,7 @@ mod export;
 mod formats;
 mod fuzz;
 mod hostile;
+mod power;
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -40,6 +40,11 @@ mod probe {
     }
 
     #[inline(always)]
+    pub fn sync(_: Change<'_>, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        act()
+    }
+
+    #[inline(always)]
     pub fn write(_: &File, bytes: &[u8], act: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<usize> {
         act(bytes)
     }
@@ -107,12 +112,12 @@ impl File {
 
     /// Makes content and length durable; not the file's name.
     pub fn sync_all(&self) -> io::Result<()> {
-        probe::make(Change::Sync(self), || self.inner.sync_all())
+        probe::sync(Change::Sync(self), || self.inner.sync_all())
     }
 
     /// [`File::sync_all`] without the times of the file.
     pub fn sync_data(&self) -> io::Result<()> {
-        probe::make(Change::Sync(self), || self.inner.sync_data())
+        probe::sync(Change::Sync(self), || self.inner.sync_data())
     }
 
     pub fn lock(&self) -> io::Result<()> {
@@ -192,5 +197,5 @@ pub fn remove_dir_all(dir: &Path) -> io::Result<()> {
 
 /// Makes the names in a folder durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    probe::make(Change::SyncDir(dir), || platform::sync_dir(dir))
+    probe::sync(Change::SyncDir(dir), || platform::sync_dir(dir))
 }

@@ -122,21 +122,30 @@ pub fn list_dir(dir: &Path) -> Result<Vec<fs::DirEntry>> {
     Ok(entries)
 }
 
-/// Adds `line` and a newline to the end of `path` and syncs it; a torn last line of an earlier crash is cut.
+/// Adds `line` and a newline to the end of `path`, durably; a torn last line of an earlier crash is cut.
 pub fn append_durable(path: &Path, line: &str) -> Result<()> {
     let folder = folder_of(path);
     create_dir_durable(folder)?;
-    let is_new = !path.exists();
-    let mut file = File::open_or_create(path).with_context(|| format!("open {}", path.display()))?;
-    let write = |file: &mut File| -> io::Result<()> {
-        let end = end_of_last_line(file)?;
-        file.set_len(end)?;
-        file.seek(SeekFrom::Start(end))?;
-        file.write_all(format!("{line}\n").as_bytes())?;
-        file.sync_all()
+    append_synced(path, format!("{line}\n").as_bytes())?;
+    // Also where the file was there: whoever made it may have been killed before coming to this.
+    sync_dir(folder)
+}
+
+/// Adds whole lines to the end of `path` and syncs them, but not the file's name; a torn last line is cut.
+pub fn append_synced(path: &Path, lines: &[u8]) -> Result<()> {
+    let append = || -> io::Result<()> {
+        let mut file = File::open_or_create(path)?;
+        let end = end_of_last_line(&mut file)?;
+        let write = |file: &mut File| {
+            file.set_len(end)?;
+            file.seek(SeekFrom::Start(end))?;
+            file.write_all(lines)?;
+            file.sync_all()
+        };
+        // What a failed sync was to write can be read, and may be gone later: nothing must ever stand behind it.
+        write(&mut file).inspect_err(|_| drop(file.set_len(end)))
     };
-    write(&mut file).with_context(|| format!("append to {}", path.display()))?;
-    if is_new { sync_dir(folder) } else { Ok(()) }
+    append().with_context(|| format!("append to {}", path.display()))
 }
 
 /// The length of `file` up to and including its last newline.
@@ -165,11 +174,21 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// Creates `dir` and its missing parents, and makes their names durable.
+///
+/// A folder that is there is made sure of, too: whoever made it may have been killed before its name was durable. So
+/// where a folder is in another, that other's name is durable.
 pub fn create_dir_durable(dir: &Path) -> Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
     let parent = folder_of(dir);
+    if is_staged(dir) && dir.is_dir() {
+        return Ok(()); // it gets a durable name when it is published
+    }
+    if dir.is_dir() {
+        return match disk::sync_dir(parent) {
+            // Whoever may not open a folder has made nothing in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced.with_context(|| format!("sync {}", parent.display())),
+        };
+    }
     create_dir_durable(parent)?;
     match disk::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -178,6 +197,10 @@ pub fn create_dir_durable(dir: &Path) -> Result<()> {
         _ => {}
     }
     sync_dir(parent)
+}
+
+fn is_staged(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(STAGING_PREFIX))
 }
 
 /// Makes the names in a folder durable.

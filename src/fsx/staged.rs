@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::digest::{FileDigest, MANIFEST, digest_dir};
 use super::disk::{self, File};
-use super::{create_dir_durable, folder_of, list_dir, nonce, sync_dir, write_json};
+use super::{create_dir_durable, folder_of, is_staged, list_dir, nonce, sync_dir, write_json};
 
 /// What the names of unfinished files and folders begin with.
 pub const STAGING_PREFIX: &str = ".staging-";
@@ -148,10 +148,10 @@ impl Drop for StagedDir {
 /// than any write takes, or the work of a living process is deleted.
 pub fn sweep_staging(dir: &Path, untouched_for: Duration) -> Result<()> {
     for entry in list_dir(dir)? {
-        if !entry.file_name().to_string_lossy().starts_with(STAGING_PREFIX) {
+        let path = entry.path();
+        if !is_staged(&path) {
             continue;
         }
-        let path = entry.path();
         let sweep = || -> io::Result<()> {
             let metadata = entry.metadata()?;
             // A time in the future is no reason to keep it for ever, nor to delete it now.

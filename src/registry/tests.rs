@@ -1,5 +1,7 @@
 //! The promises of the registry: a bad model never gets in, a good one is never lost.
 
+mod power;
+
 use std::fs;
 
 use super::testing::{Shelf, id, night};

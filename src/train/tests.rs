@@ -2,6 +2,7 @@
 
 mod ema_tests;
 mod parts;
+mod power;
 mod told;
 
 use std::collections::HashMap;

@@ -1,6 +1,7 @@
 //! A story: one temporary site and the real binary run in it, step by step.
 
 mod fleet;
+pub mod soak;
 mod training;
 
 use std::ffi::OsStr;

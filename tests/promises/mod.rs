@@ -16,4 +16,5 @@ mod randomness;
 mod readme;
 mod real_data;
 mod resume;
+mod soak;
 mod telling;

@@ -4,7 +4,7 @@
 //! Several appenders write to the same file; each adds whole lines while it holds `quarantine/.lock`.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -87,37 +87,22 @@ impl Quarantine {
         if self.pending.is_empty() {
             return Ok(());
         }
-        fsx::create_dir_durable(&self.dir)?;
         let path = self.dir.join(format!("{}.ndjson", self.date));
-        self.append(&path).with_context(|| format!("append to {}", path.display()))?;
+        let is_first = self.path.as_ref() != Some(&path);
+        if is_first {
+            fsx::create_dir_durable(&self.dir)?;
+        }
+        let lock = self.dir.join(".lock");
+        let guard = File::open_or_create(&lock).and_then(|file| file.lock().map(|()| file));
+        let _guard = guard.with_context(|| format!("lock {}", lock.display()))?;
+        fsx::append_synced(&path, &self.pending)?;
+        if is_first {
+            fsx::sync_dir(&self.dir)?;
+        }
         self.pending.clear();
         self.path = Some(path);
         Ok(())
     }
-
-    fn append(&self, path: &Path) -> Result<()> {
-        let lock = File::open_or_create(&self.dir.join(".lock"))?;
-        lock.lock()?;
-        let is_new = !path.exists();
-        let mut file = File::open_append(path)?;
-        if !ends_with_newline(&mut file)? {
-            file.write_all(b"\n")?;
-        }
-        file.write_all(&self.pending)?;
-        file.sync_data()?;
-        if is_new { fsx::sync_dir(&self.dir) } else { Ok(()) }
-    }
-}
-
-/// False if an earlier appender died in the middle of a line.
-fn ends_with_newline(file: &mut File) -> Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(true);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
 }
 
 /// What lies in quarantine.

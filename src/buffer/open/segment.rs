@@ -113,9 +113,8 @@ pub(in crate::buffer) struct SegmentWriter {
     path: PathBuf,
     lock_path: PathBuf,
     _lock: disk::File,
-    open_dir: PathBuf,
     frame: Vec<u8>,
-    are_names_durable: bool,
+    is_name_durable: bool,
     is_broken: bool,
     pub size_bytes: u64,
     pub begun: Instant,
@@ -149,9 +148,8 @@ impl SegmentWriter {
             path,
             lock_path,
             _lock: lock,
-            open_dir: open_dir.to_owned(),
             frame: Vec::new(),
-            are_names_durable: false,
+            is_name_durable: false,
             is_broken: false,
             size_bytes: header.len() as u64,
             begun: Instant::now(),
@@ -170,17 +168,17 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Makes all rows appended so far durable, and the names of the segment and its folders.
+    /// Makes all rows appended so far durable, and the name of the segment; those of its folders are.
     pub fn sync(&mut self) -> Result<()> {
+        ensure!(!self.is_broken, "sync {}: an earlier write failed", self.path.display());
+        // What a failed sync was to write may be lost although the next one succeeds.
+        self.is_broken = true;
         self.file.sync_data().with_context(|| format!("sync {}", self.path.display()))?;
-        if !self.are_names_durable {
-            let day = self.path.parent().expect("a segment lies in the folder of its day");
-            let buffer = self.open_dir.parent().unwrap_or(&self.open_dir);
-            for dir in [day, &self.open_dir, buffer] {
-                fsx::sync_dir(dir)?;
-            }
-            self.are_names_durable = true;
+        if !self.is_name_durable {
+            fsx::sync_dir(self.path.parent().expect("a segment lies in the folder of its day"))?;
+            self.is_name_durable = true;
         }
+        self.is_broken = false;
         Ok(())
     }
 }

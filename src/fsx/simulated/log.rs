@@ -57,10 +57,16 @@ pub struct Tree {
     nodes: Vec<Node>,
 }
 
+impl Default for Tree {
+    fn default() -> Self {
+        Self { nodes: vec![Node::Dir(BTreeMap::new())] }
+    }
+}
+
 impl Tree {
     /// What lies in a folder.
     pub fn of_folder(root: &Path) -> Self {
-        let mut tree = Self { nodes: vec![Node::Dir(BTreeMap::new())] };
+        let mut tree = Self::default();
         tree.take(root, ROOT);
         tree
     }
@@ -199,7 +205,21 @@ impl Log {
     pub(super) fn push(&mut self, op: Op) {
         self.now.reserve(&op);
         self.now.apply(&op);
-        self.ops.push(op);
+        match (self.ops.last_mut(), op) {
+            // Writers of parquet write byte by byte: what follows directly is one write.
+            (
+                Some(Op::Write { node, offset, bytes }),
+                Op::Write { node: same, offset: next, bytes: more },
+            ) if *node == same && *offset + bytes.len() as u64 == next => {
+                bytes.extend(more);
+            }
+            (_, op) => self.ops.push(op),
+        }
+    }
+
+    /// Whether what is written to `node` now goes on with the last change.
+    pub(super) fn is_writing(&self, writing: usize) -> bool {
+        matches!(self.ops.last(), Some(Op::Write { node, .. }) if *node == writing)
     }
 
     pub(super) fn extend(&mut self, ops: Vec<Op>) {

@@ -3,7 +3,8 @@
 //! A test puts a folder on a [`Disk`] and runs what it likes there. The work is really done in that folder, and every
 //! change is written down ([`Log`]). Afterwards [`Log::after_power_cut`] says, for any number of changes, what
 //! could be found at the next start: what was synced is there, and each other change is there, is not there, or is there
-//! in part. A [`Fault`] makes the work itself meet an error, a full or a read-only disk, or a sudden end.
+//! in part. A [`Fault`] makes the work itself meet an error, a full or a read-only disk, or a sudden end. A [`Trial`]
+//! does all of this to one command.
 //!
 //! # The model
 //!
@@ -15,6 +16,8 @@
 
 mod crash;
 mod log;
+mod tests;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,8 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{self, Change, File};
 
-pub use crash::{Crash, each_crash};
+pub use crash::Crash;
 pub use log::{Log, Op, Tree};
+pub use trial::{Trial, Tried, nothing};
 
 /// The folders that lie on simulated disks. Each test has its own, so tests do not meet.
 static DISKS: Mutex<BTreeMap<PathBuf, Arc<Mutex<State>>>> = Mutex::new(BTreeMap::new());
@@ -130,15 +134,28 @@ impl Spot {
 /// Makes a change, unless the simulated disk it is for refuses; writes it down once it is made.
 pub(super) fn make<T>(change: Change<'_>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let Some((state, ops)) = ops_of(&change) else { return act() };
-    if let Err(error) = lock(&state).admit(&change) {
-        if let Change::Sync(File { spot: Some(spot), .. }) = change {
-            lock(&state).log.push(Op::FailedSync { node: spot.node });
-        }
-        return Err(error);
-    }
+    lock(&state).admit(&change)?;
     let made = act()?;
     lock(&state).log.extend(ops);
     Ok(made)
+}
+
+/// [`make`] for a sync, which the disk below a simulated one need not do.
+pub(super) fn sync(change: Change<'_>, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let Some((state, ops)) = ops_of(&change) else { return act() };
+    let mut state = lock(&state);
+    let admitted = state.admit(&change);
+    match (&admitted, &change) {
+        (Ok(()), _) => state.log.extend(ops),
+        // A process that was killed fails nothing.
+        (Err(_), Change::Sync(File { spot: Some(spot), .. }))
+            if matches!(state.fault, Some(Fault::Error { .. })) =>
+        {
+            state.log.push(Op::FailedSync { node: spot.node })
+        }
+        _ => {}
+    }
+    admitted
 }
 
 /// [`make`] for a write, of which a failing disk may do a part.
@@ -148,7 +165,7 @@ pub(super) fn write(
     act: impl FnOnce(&[u8]) -> io::Result<usize>,
 ) -> io::Result<usize> {
     let Some(Spot { state, node }) = &file.spot else { return act(bytes) };
-    let (allowed, error) = lock(state).admit_write(bytes.len());
+    let (allowed, error) = lock(state).admit_write(*node, bytes.len());
     if allowed > 0 {
         let n_written = act(&bytes[..allowed])?;
         assert_eq!(n_written, allowed, "the disk below the simulated one is not full");
@@ -186,9 +203,9 @@ fn of_file(file: &File, op: impl Fn(usize) -> Op) -> Option<(Arc<Mutex<State>>, 
 
 impl State {
     /// What the fault says to the next change: nothing, or how it fails.
-    fn next_error(&mut self, takes_room: bool, changes: bool) -> Option<io::Error> {
-        let number = self.n_since_fault;
-        self.n_since_fault += 1;
+    fn next_error(&mut self, is_new: bool, takes_room: bool, changes: bool) -> Option<io::Error> {
+        self.n_since_fault += usize::from(is_new);
+        let number = self.n_since_fault.saturating_sub(1);
         let error = match self.fault? {
             Fault::Error { at } if number == at => io::Error::other("simulated input/output error"),
             Fault::Full { from } if number >= from && takes_room => io::ErrorKind::StorageFull.into(),
@@ -207,13 +224,14 @@ impl State {
             Change::CreateDir(_) => true,
             _ => false,
         };
-        self.next_error(takes_room, !is_sync).map_or(Ok(()), Err)
+        self.next_error(true, takes_room, !is_sync).map_or(Ok(()), Err)
     }
 
     /// How many of `n_bytes` may be written, and the error to tell (which some systems tell with the next write).
-    fn admit_write(&mut self, n_bytes: usize) -> (usize, Option<io::Error>) {
+    fn admit_write(&mut self, node: usize, n_bytes: usize) -> (usize, Option<io::Error>) {
         let was_full = self.was_hit;
-        match (self.next_error(true, true), self.fault) {
+        let is_new = !self.log.is_writing(node);
+        match (self.next_error(is_new, true, true), self.fault) {
             (None, _) => (n_bytes, None),
             (error, Some(Fault::Error { .. })) => (n_bytes / 2, error),
             // The last room is used up by a short write, and the next one is refused.

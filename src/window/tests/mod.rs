@@ -1,6 +1,7 @@
 //! What a window promises, on made-up days.
 
 mod disk;
+mod power;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
