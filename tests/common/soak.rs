@@ -359,7 +359,7 @@ fn rows_of(story: &Story) -> BTreeSet<Key> {
         let times = frame.column("timestamp").unwrap().to_physical_repr();
         let servers = frame.column("server_name").unwrap().str().unwrap().clone();
         let values = frame.column(METRIC).unwrap().f32().unwrap().clone();
-        let rows = times.i64().unwrap().iter().zip(&servers).zip(&values);
+        let rows = times.i64().unwrap().iter().zip(servers.iter()).zip(values.iter());
         for ((time, server), value) in rows {
             let (time, server, n) = (time.unwrap(), server.unwrap().to_owned(), value.unwrap() as u64);
             assert_eq!(time, time_ms(n), "{name}: row {n} of {server} has another time");
