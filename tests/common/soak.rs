@@ -159,7 +159,9 @@ impl Soak {
         let status = wait(victim);
         lock(&self.victims).retain(|other| !Arc::ptr_eq(other, victim));
         if let Some(code) = status.code() {
-            assert!(codes.contains(&code), "{} exited with {code}: {stderr}", victim.kind);
+            // A window that is read while rows keep coming in is given up at last.
+            let is_overtaken = code == 1 && stderr.contains("days changed 3 times while they were read");
+            assert!(codes.contains(&code) || is_overtaken, "{} exited with {code}: {stderr}", victim.kind);
         }
         status.success()
     }
