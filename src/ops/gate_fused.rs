@@ -35,8 +35,8 @@ pub(super) struct GateSizes {
     pub n_out: usize,
 }
 
-struct Gate {
-    sizes: GateSizes,
+pub(super) struct Gate {
+    pub sizes: GateSizes,
     mask: Option<Mask>,
     /// Where the parameters lie.
     linear: Pair,
@@ -47,7 +47,7 @@ struct Gate {
 pub(super) struct GateTiles {
     /// The input, what is dropped dropped.
     pub x: Vec<f32>,
-    skip: Vec<f32>,
+    pub skip: Vec<f32>,
     factors: Vec<f32>,
     /// Values and opened gates; in the backward their gradients.
     linear: Vec<f32>,
@@ -59,7 +59,7 @@ pub(super) struct GateTiles {
 }
 
 impl Gate {
-    fn new(sizes: GateSizes, mask: Option<Mask>) -> Self {
+    pub fn new(sizes: GateSizes, mask: Option<Mask>) -> Self {
         let mut places = Places::default();
         let linear = places.pair(2 * sizes.n_out * sizes.n_in, 2 * sizes.n_out);
         Gate { sizes, mask, linear, norm: places.pair(sizes.n_out, sizes.n_out) }
@@ -70,7 +70,7 @@ impl Gate {
         cuda::gate::Gate { n_rows: n_skip / n_out, n_in, n_out, mask: self.mask }
     }
 
-    fn tiles(&self) -> GateTiles {
+    pub fn tiles(&self) -> GateTiles {
         let GateSizes { n_in, n_out } = self.sizes;
         let tile = |n: usize| vec![0f32; n * ROWS];
         GateTiles {
@@ -105,7 +105,7 @@ impl Gate {
     }
 
     /// From `x` and `skip` to `y`.
-    fn run(&self, simd: Simd, values: &[f32], own: &mut GateTiles) {
+    pub fn run(&self, simd: Simd, values: &[f32], own: &mut GateTiles) {
         let GateSizes { n_in, n_out } = self.sizes;
         let bias = Init::Bias(&values[self.linear.bias.clone()]);
         let weight = Matrix::rows(&values[self.linear.weight.clone()], n_in);
@@ -130,45 +130,6 @@ impl Gate {
             simd.multiply(&own.factors, &mut own.x);
         }
     }
-}
-
-/// A gate with its own copy of its parameters, for tiles that come from other blocks.
-pub(super) struct OwnGate {
-    gate: Gate,
-    values: Vec<f32>,
-}
-
-impl OwnGate {
-    pub fn of(weights: &GateWeights) -> Result<Self> {
-        let values = pack(&weights.tensors())?.to_vec1()?;
-        Ok(OwnGate { gate: Gate::new(weights.sizes()?, None), values })
-    }
-
-    pub fn tiles(&self) -> GateTiles {
-        self.gate.tiles()
-    }
-
-    /// Reads `n` rows of both inputs, from the `first` on.
-    pub fn load(&self, simd: Simd, [x, skip]: [&[f32]; 2], first: usize, n: usize, own: &mut GateTiles) {
-        load_rows(simd, x, self.gate.sizes.n_in, (first, n), &mut own.x);
-        self.load_skip(simd, skip, first, n, own);
-    }
-
-    /// Reads `n` rows of the skip, from the `first` on.
-    pub fn load_skip(&self, simd: Simd, skip: &[f32], first: usize, n: usize, own: &mut GateTiles) {
-        load_rows(simd, skip, self.gate.sizes.n_out, (first, n), &mut own.skip);
-    }
-
-    /// From `x` and `skip` to `y`.
-    pub fn run(&self, simd: Simd, own: &mut GateTiles) {
-        self.gate.run(simd, &self.values, own);
-    }
-}
-
-fn load_rows(simd: Simd, rows: &[f32], width: usize, (first, n): (usize, usize), tile: &mut [f32]) {
-    let (own, behind) = rows[first * width..].split_at(n * width);
-    simd.prefetch(&behind[..behind.len().min(ROWS * width)]);
-    simd.load_rows(own, width, n, width, tile);
 }
 
 impl CustomOp3 for Gate {

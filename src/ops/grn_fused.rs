@@ -52,14 +52,14 @@ pub(super) struct GrnSizes {
     pub resample: bool,
 }
 
-struct Grn {
-    n_in: usize,
+pub(super) struct Grn {
+    pub n_in: usize,
     mask: Option<Mask>,
     /// Second layer and gate as one: nothing is dropped between them, and there is no way back.
     merged: bool,
     /// Where the parameters lie: the first layer, and what follows it.
     first: Pair,
-    tail: GrnRanges,
+    pub tail: GrnRanges,
     skip: Option<SkipPlaces>,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct GrnTiles {
 type Gradients = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 impl Grn {
-    fn new(sizes: GrnSizes, mask: Option<Mask>) -> Self {
+    pub fn new(sizes: GrnSizes, mask: Option<Mask>) -> Self {
         let GrnSizes { n_in, hidden, n_out, resample } = sizes;
         let mut places = Places::default();
         let first = places.pair(hidden * n_in, hidden);
@@ -107,7 +107,7 @@ impl Grn {
     }
 
     /// The parameters, and the skip's matrix if there is one.
-    fn values<'a>(&self, params: &'a [f32]) -> Cow<'a, [f32]> {
+    pub fn values<'a>(&self, params: &'a [f32]) -> Cow<'a, [f32]> {
         let Some(skip) = &self.skip else { return Cow::Borrowed(params) };
         let mut values = params.to_vec();
         values.resize(skip.matrix.end, 0.0);
@@ -132,7 +132,7 @@ impl Grn {
         grads
     }
 
-    fn tiles(&self) -> GrnTiles {
+    pub fn tiles(&self) -> GrnTiles {
         let GrnRanges { hidden, out, .. } = self.tail;
         let tile = |n: usize| vec![0f32; n * ROWS];
         GrnTiles {
@@ -161,12 +161,12 @@ impl Grn {
     }
 
     /// Where a tile of the inputs goes.
-    fn inputs<'a>(&self, own: &'a mut GrnTiles) -> &'a mut [f32] {
+    pub fn inputs<'a>(&self, own: &'a mut GrnTiles) -> &'a mut [f32] {
         if self.skip.is_some() { &mut own.x } else { &mut own.grn.skip }
     }
 
     /// From the [`inputs`](Self::inputs) to `y`; a mask comes with the number of the first row.
-    fn run(
+    pub fn run(
         &self,
         simd: Simd,
         (values, tail): (&[f32], &GrnRanges),
@@ -284,39 +284,6 @@ impl Grn {
         let mut shape = x.dims().to_vec();
         shape[x.dims().len() - 1] = self.tail.out;
         shape.into()
-    }
-}
-
-/// A block with its own copy of its parameters, second layer and gate merged, for tiles that come from other blocks.
-pub(super) struct OwnGrn {
-    grn: Grn,
-    tail: GrnRanges,
-    values: Vec<f32>,
-}
-
-impl OwnGrn {
-    pub fn of(weights: &GrnWeights) -> Result<Self> {
-        let grn = Grn::new(weights.sizes()?, None);
-        let params: Vec<f32> = pack(&weights.tensors())?.to_vec1()?;
-        let (mut values, mut tail) = (grn.values(&params).into_owned(), grn.tail.clone());
-        tail.merge(Simd::best(), &mut values);
-        Ok(OwnGrn { grn, tail, values })
-    }
-
-    /// Width of a context.
-    pub fn hidden(&self) -> usize {
-        self.tail.hidden
-    }
-
-    pub fn tiles(&self) -> GrnTiles {
-        self.grn.tiles()
-    }
-
-    /// From a tile of inputs to `y`; the context is one for all rows.
-    pub fn run(&self, simd: Simd, x: &[f32], context: Option<&[f32]>, own: &mut GrnTiles) {
-        let n = self.grn.n_in * ROWS;
-        self.grn.inputs(own)[..n].copy_from_slice(&x[..n]);
-        self.grn.run(simd, (&self.values, &self.tail), context, None, own);
     }
 }
 

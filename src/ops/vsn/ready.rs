@@ -1,6 +1,6 @@
 //! What tiles read: the collapsed values, and what follows from them alone, made once per pass.
 
-use super::collapse::Collapsed;
+use super::collapse::{Collapsed, CollapsedReal};
 use super::weights::Packed;
 use crate::ops::simd::{Line, Simd};
 
@@ -29,7 +29,7 @@ impl Ready {
             collapsed.reals.iter_mut().for_each(|real| real.tail.merge(simd, &mut values));
             collapsed.joint.tail.merge(simd, &mut values);
         }
-        let line = |real: &super::collapse::CollapsedReal| {
+        let line = |real: &CollapsedReal| {
             let ends = [real.skip_slope.clone(), real.skip_offset.clone()];
             real.tail.skip_norm.as_ref().map(|_| OwnLine::through(ends.map(|range| &values[range])))
         };

@@ -5,14 +5,17 @@
 //! [`from_attention`]. The blocks are those of [`super::gate_fused`], [`super::grn_fused`] and [`super::linear_fused`] with
 //! their arithmetic, so that the result is theirs to the bit. For f32 on the CPU; dropout has no place here.
 
-use candle_core::{Device, Result, Tensor};
+mod blocks;
+
+use candle_core::{Device, Result, Tensor, bail};
+
+use blocks::{OwnGate, OwnGrn, OwnLinear};
 
 use super::gate::GateWeights;
-use super::gate_fused::{GateTiles, OwnGate};
+use super::gate_fused::GateTiles;
 use super::grn::GrnWeights;
-use super::grn_fused::{GrnTiles, OwnGrn};
+use super::grn_fused::GrnTiles;
 use super::host::host_values;
-use super::linear_fused::OwnLinear;
 use super::rows::{Output, Rows};
 use super::simd::{ROWS, Simd};
 
@@ -69,50 +72,69 @@ pub fn to_attention(
     let contexts = host_values(context);
     let contexts = contexts.slice()?;
     let n_steps = length + horizon;
-    let widths = [blocks.queries.n_out, blocks.keys.n_out, blocks.values.n_out, hidden, hidden];
-    let steps = [horizon, n_steps, n_steps, horizon, horizon];
-    let lens: [usize; 5] = std::array::from_fn(|i| steps[i] * widths[i]);
-    let mut outputs = lens.map(|len| vec![0f32; n_samples * len]);
-    let [queries, keys, values, gated, enriched] = &mut outputs;
-    let slots = [
-        Output::PerUnit(queries, lens[0]),
-        Output::PerUnit(keys, lens[1]),
-        Output::PerUnit(values, lens[2]),
-        Output::PerUnit(gated, lens[3]),
-        Output::PerUnit(enriched, lens[4]),
-    ];
-    Rows::of_samples(n_samples * n_steps, n_steps).in_parts(slots, |part, outputs| {
+    let rooms = Rooms {
+        widths: [blocks.queries.n_out, blocks.keys.n_out, blocks.values.n_out, hidden, hidden],
+        steps: [horizon, n_steps, n_steps, horizon, horizon],
+    };
+    let mut outputs = [QUERIES, KEYS, VALUES, GATED, ENRICHED].map(|i| vec![0f32; n_samples * rooms.len(i)]);
+    let mut numbers = 0..;
+    let slots =
+        outputs.each_mut().map(|output| Output::PerUnit(output, rooms.len(numbers.next().unwrap_or(0))));
+    Rows::of_samples(n_samples * n_steps, n_steps).in_parts(slots, |part, mut outputs| {
         let mut worker = Early::new(&blocks);
         for (here, sample) in part.units().enumerate() {
             let context = &contexts[sample * blocks.enrichment.hidden()..][..blocks.enrichment.hidden()];
             for first in (0..length).step_by(ROWS) {
                 let n = (length - first).min(ROWS);
                 worker.enrich(past, sample * length + first, n, context);
-                worker.look(&blocks.keys, &mut outputs[1][here * lens[1] + first * widths[1]..], n);
-                worker.look(&blocks.values, &mut outputs[2][here * lens[2] + first * widths[2]..], n);
+                worker.look(&rooms, (here, first), n, &mut outputs);
             }
             for first in (0..horizon).step_by(ROWS) {
-                let (n, step) = ((horizon - first).min(ROWS), length + first);
+                let n = (horizon - first).min(ROWS);
                 worker.enrich(coming, sample * horizon + first, n, context);
-                worker.look(&blocks.queries, &mut outputs[0][here * lens[0] + first * widths[0]..], n);
-                worker.look(&blocks.keys, &mut outputs[1][here * lens[1] + step * widths[1]..], n);
-                worker.look(&blocks.values, &mut outputs[2][here * lens[2] + step * widths[2]..], n);
-                let at = here * lens[3] + first * hidden;
-                worker.simd.store_rows(&worker.gate.y, hidden, &mut outputs[3][at..], hidden, n);
-                worker.simd.store_rows(&worker.enrichment.y, hidden, &mut outputs[4][at..], hidden, n);
+                worker.look(&rooms, (here, length + first), n, &mut outputs);
+                worker.ask(&rooms, (here, first), n, &mut outputs);
             }
         }
     });
-    let [queries, keys, values, gated, enriched] = outputs;
-    let tensor =
-        |values: Vec<f32>, i: usize| Tensor::from_vec(values, (n_samples, steps[i], widths[i]), &Device::Cpu);
-    Ok(Attending {
-        queries: tensor(queries, 0)?,
-        keys: tensor(keys, 1)?,
-        values: tensor(values, 2)?,
-        gated: tensor(gated, 3)?,
-        enriched: tensor(enriched, 4)?,
-    })
+    let mut tensors = Vec::with_capacity(outputs.len());
+    for (i, values) in outputs.into_iter().enumerate() {
+        tensors.push(Tensor::from_vec(values, (n_samples, rooms.steps[i], rooms.widths[i]), &Device::Cpu)?);
+    }
+    let Ok([queries, keys, values, gated, enriched]) = <[Tensor; 5]>::try_from(tensors) else {
+        bail!("five outputs on the way to the attention")
+    };
+    Ok(Attending { queries, keys, values, gated, enriched })
+}
+
+/// The outputs on the way to the attention, by number.
+const QUERIES: usize = 0;
+const KEYS: usize = 1;
+const VALUES: usize = 2;
+const GATED: usize = 3;
+const ENRICHED: usize = 4;
+
+/// Numbers per step and steps per sample of each output.
+struct Rooms {
+    widths: [usize; 5],
+    steps: [usize; 5],
+}
+
+impl Rooms {
+    /// Numbers per sample.
+    fn len(&self, output: usize) -> usize {
+        self.steps[output] * self.widths[output]
+    }
+
+    /// An output from a sample's step on.
+    fn at<'a>(
+        &self,
+        output: usize,
+        (sample, step): (usize, usize),
+        outputs: &'a mut [&mut [f32]; 5],
+    ) -> &'a mut [f32] {
+        &mut outputs[output][sample * self.len(output) + step * self.widths[output]..]
+    }
 }
 
 struct EarlyBlocks {
@@ -151,8 +173,23 @@ impl<'a> Early<'a> {
         self.blocks.enrichment.run(self.simd, &self.gate.y, Some(context), &mut self.enrichment);
     }
 
+    /// What every step is to the attention: key and value, into their rows.
+    fn look(&mut self, rooms: &Rooms, place: (usize, usize), n: usize, outputs: &mut [&mut [f32]; 5]) {
+        let blocks = self.blocks;
+        self.project(&blocks.keys, n, rooms.at(KEYS, place, outputs));
+        self.project(&blocks.values, n, rooms.at(VALUES, place, outputs));
+    }
+
+    /// What a forecast step is beside it.
+    fn ask(&mut self, rooms: &Rooms, place: (usize, usize), n: usize, outputs: &mut [&mut [f32]; 5]) {
+        let (blocks, hidden) = (self.blocks, self.blocks.gate.n_out());
+        self.project(&blocks.queries, n, rooms.at(QUERIES, place, outputs));
+        self.simd.store_rows(&self.gate.y, hidden, rooms.at(GATED, place, outputs), hidden, n);
+        self.simd.store_rows(&self.enrichment.y, hidden, rooms.at(ENRICHED, place, outputs), hidden, n);
+    }
+
     /// The enriched tile through a layer, into rows.
-    fn look(&mut self, layer: &OwnLinear, rows: &mut [f32], n: usize) {
+    fn project(&mut self, layer: &OwnLinear, n: usize, rows: &mut [f32]) {
         layer.run(self.simd, &self.enrichment.y, &mut self.projected);
         self.simd.store_rows(&self.projected, layer.n_out, rows, layer.n_out, n);
     }
