@@ -14,9 +14,12 @@
 
 mod days;
 mod intake;
+mod leases;
 mod merge;
 mod newest;
 mod open;
+mod repair;
+mod retain;
 mod rotate;
 mod rows;
 mod sealed;
@@ -38,11 +41,13 @@ pub use intake::{
     AppendOptions, AppendReport, Derived, Format, MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, MAX_TARGETS,
     OFFLINE, QuarantineStatus, Reason, Source, derive,
 };
+pub use leases::Lease;
+pub use repair::{Mended, RepairOptions, RepairReport};
 pub use rotate::{DayFailure, RotateOptions, RotateReport, SealPlan, SealedDay};
-pub use sealed::{RetentionDecision, RetentionReason, plan_retention};
+pub use sealed::{RetentionAction, RetentionDecision, RetentionPolicy, RetentionReason, plan_retention};
 pub use status::{BufferStatus, DayState, DayStatus};
 pub use steps::{SourceDigest, step_table};
-pub use verify::{Finding, VerifyReport};
+pub use verify::{Finding, VerifyOptions, VerifyReport};
 
 /// The buffer of one site: where its days lie and what their rows mean.
 #[derive(Clone, Debug)]
@@ -58,7 +63,11 @@ pub struct Buffer {
     zone: Tz,
     schema: Schema,
     step_secs: u32,
-    retention_days: u32,
+    readers_dir: PathBuf,
+    removed_dir: PathBuf,
+    archive_dir: PathBuf,
+    retention: RetentionPolicy,
+    min_free_bytes: u64,
     max_future_secs: u32,
 }
 
@@ -74,7 +83,15 @@ impl Buffer {
             zone: site.zone(),
             schema: site.schema(),
             step_secs: site.config.series.step_secs,
-            retention_days: site.config.data_retention_days,
+            readers_dir: site.readers_dir(),
+            removed_dir: site.removed_dir(),
+            archive_dir: site.archive_dir(),
+            retention: RetentionPolicy {
+                kept_days: site.config.data_retention_days,
+                window_days: site.config.training_window_days,
+                old_days: site.config.buffer.retention_action,
+            },
+            min_free_bytes: site.config.buffer.min_free_bytes(),
             max_future_secs: site.config.series.max_future_secs,
         }
     }

@@ -9,7 +9,7 @@
 //! `open/.rotate.lock`; appenders and readers never wait for one.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,11 +22,10 @@ use crate::platform;
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
-use super::intake::quarantine;
 use super::merge::{self, DayInputs, Survey};
 use super::open::segment::{self, remove_if_exists};
 use super::sealed::day_file::{self, Layout};
-use super::sealed::retention::{self, RetentionDecision, plan_retention};
+use super::sealed::retention::RetentionDecision;
 use super::steps::cache;
 
 /// How long a rotation waits for another one.
@@ -139,14 +138,14 @@ impl Buffer {
             self.write_steps(&mut report, progress)?;
         }
         if !self.is_foreign {
-            self.retain(&mut report, today, options)?;
+            self.retain(&mut report, today)?;
         }
         report.warnings.iter().for_each(|warning| progress.warn(warning));
         report.duration_secs = started.elapsed().as_secs_f64();
         Ok(report)
     }
 
-    fn lock_rotation(&self, options: &RotateOptions, now: DateTime<Utc>) -> Result<Option<Lock>> {
+    pub(super) fn lock_rotation(&self, options: &RotateOptions, now: DateTime<Utc>) -> Result<Option<Lock>> {
         if options.dry_run {
             return Ok(None);
         }
@@ -226,7 +225,7 @@ impl Buffer {
         })
     }
 
-    fn apply_seals(&self, report: &mut RotateReport, progress: &dyn Progress) {
+    pub(super) fn apply_seals(&self, report: &mut RotateReport, progress: &dyn Progress) {
         let plans: Vec<SealPlan> =
             report.planned.iter().filter(|plan| plan.n_segments > 0).cloned().collect();
         for (done, plan) in plans.iter().enumerate() {
@@ -269,6 +268,7 @@ impl Buffer {
             n_bytes_cut: survey.cut.iter().map(|(_, n_bytes)| n_bytes).sum(),
         };
         if survey.n_rows() > 0 {
+            self.ensure_room_to_seal(plan, &path)?;
             let layout = self.layout_of(plan.date, &survey);
             day.n_rows = day_file::write(&path, &layout, &mut |each| {
                 day.n_duplicates = merge::for_each_sorted(&inputs, &survey, &layout.metrics, each)?;
@@ -279,9 +279,15 @@ impl Buffer {
         Ok(day)
     }
 
+    /// A day file is smaller than what it is made of; appending stops early enough to leave that much.
+    fn ensure_room_to_seal(&self, plan: &SealPlan, path: &Path) -> Result<()> {
+        let sealed_bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        fsx::ensure_room(&self.dir, plan.size_bytes + sealed_bytes)
+    }
+
     fn layout_of(&self, date: NaiveDate, survey: &Survey) -> Layout {
         let mut metadata = vec![
-            ("tftctl.format".to_owned(), "1".to_owned()),
+            (day_file::FORMAT_KEY.to_owned(), day_file::FORMAT.to_string()),
             ("tftctl.schema_digest".to_owned(), self.schema.digest()),
             (day_file::SERVERS_KEY.to_owned(), survey.servers.len().to_string()),
         ];
@@ -352,47 +358,10 @@ impl Buffer {
         }
         Ok(())
     }
-
-    fn retain(&self, report: &mut RotateReport, today: NaiveDate, options: &RotateOptions) -> Result<()> {
-        let files = day_file::list(&self.dir)?;
-        let mut days: Vec<NaiveDate> = files.keys().copied().collect();
-        if options.dry_run {
-            days.extend(report.planned.iter().filter(|plan| plan.n_segments > 0).map(|plan| plan.date));
-            days.sort_unstable();
-            days.dedup();
-        }
-        report.retention = plan_retention(&days, today, self.retention_days);
-        if retention::is_refused(&report.retention) {
-            report.warnings.push(format!(
-                "data_retention_days = {} would delete every day as of {today}; nothing was deleted",
-                self.retention_days
-            ));
-        }
-        if options.dry_run {
-            return Ok(());
-        }
-        retention::sweep(&self.dir)?;
-        for decision in report.retention.iter().filter(|decision| decision.delete) {
-            retention::delete(&files[&decision.date])?;
-            remove_if_exists(&cache::path(&self.steps_dir, decision.date))?;
-            report.n_days_deleted += 1;
-        }
-        self.drop_old_quarantine(today)
-    }
-
-    fn drop_old_quarantine(&self, today: NaiveDate) -> Result<()> {
-        let oldest_kept = calendar::days_before(today, self.retention_days);
-        for (date, path) in quarantine::files(&self.quarantine_dir)? {
-            if date < oldest_kept {
-                remove_if_exists(&path)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl RotateReport {
-    fn fail(&mut self, date: NaiveDate, verb: &str, error: &anyhow::Error) {
+    pub(super) fn fail(&mut self, date: NaiveDate, verb: &str, error: &anyhow::Error) {
         let (message, _) = crate::error::message_and_hint(error);
         self.warnings.push(format!("{verb} {date}: {message}; the other days go on"));
         self.failed.push(DayFailure { date, error: format!("{verb}: {message}") });

@@ -51,7 +51,10 @@ const SCALARS: [(&str, &str); 15] = [
         "The one time zone of the site: it cuts the days, feeds the calendar inputs and dates the nights.",
     ),
     ("data_buffer_dir", "Where the day files lie. A folder outside the site is only read."),
-    ("data_retention_days", "Sealed days older than this are deleted by `buffer rotate`."),
+    (
+        "data_retention_days",
+        "Sealed days older than this are deleted (or archived: [buffer]) by `buffer rotate`.",
+    ),
     ("training_window_days", "Days one training reads."),
     ("training_time", "Local time of the nightly run."),
     ("epochs_per_day", "Epochs a night trains, and the first night of a lineage."),
@@ -72,7 +75,11 @@ const SCALARS: [(&str, &str); 15] = [
     ("max_training_duration_hours", "Training stops cleanly before this is over."),
 ];
 
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 8] = [
+    (
+        "buffer",
+        "retention_action = \"archive\" moves days that are too old to archive_dir (another disk will do) instead of\ndeleting them. Rows are refused while less than min_free_disk_mb is free, so that open days can still be sealed.",
+    ),
     (
         "series",
         "The clock of the data: seconds between raw rows, seconds of the model's step, and how far ahead\nof the clock a row may be.",

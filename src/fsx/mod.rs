@@ -8,6 +8,7 @@
 
 mod digest;
 mod lock;
+mod room;
 mod staged;
 
 use std::fs::{self, File, OpenOptions};
@@ -22,6 +23,7 @@ use crate::platform;
 
 pub use digest::{FileDigest, MANIFEST, digest_dir, sha256_bytes, sha256_file, verify_digests};
 pub use lock::Lock;
+pub use room::ensure_room;
 pub use staged::{STAGING_PREFIX, StagedDir, sweep_staging};
 
 /// Replaces `path` with `bytes`, so that a reader or a crash sees the old content or the new, never a mixture.

@@ -34,4 +34,4 @@ pub use grid::{Grid, Server};
 pub use manifest::Manifest;
 pub use quality::{Finding, QualityReport, Severity};
 pub use split::Split;
-pub use store::{DamagedWindow, Window, latest, list, list_damaged, open, prune};
+pub use store::{DamagedWindow, Window, latest, list, list_damaged, open, prune, verify_all};

@@ -263,7 +263,7 @@ impl<'a> Intake<'a> {
         let judge = &mut self.judge;
         judge.now_ms = now.timestamp_millis();
         judge.today = calendar::day_of(judge.now_ms, buffer.zone);
-        let oldest = calendar::days_before(judge.today, buffer.retention_days);
+        let oldest = calendar::days_before(judge.today, buffer.retention.kept_days);
         let year_2000 = Utc.with_ymd_and_hms(2000, 1, 1, 0, 0, 0).single().expect("a valid date");
         judge.rules.min_ms = calendar::day_start(oldest, buffer.zone).max(year_2000).timestamp_millis();
         judge.rules.max_ms = judge.now_ms + 1000 * i64::from(buffer.max_future_secs);

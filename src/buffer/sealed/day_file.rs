@@ -3,7 +3,7 @@
 //! Columns: `timestamp` (datetime in ms, UTC), `server_name`, `profile` and `status` where any row has one, then
 //! one float32 column per metric, null where a value is missing. Sorted by server and time, keys unique, zstd.
 //! The file's own metadata says which zone cut it (`tftctl.zone`), so that files that were cut otherwise are known,
-//! and has a checksum of all rows (`tftctl.rows_crc32`) and a digest of the whole file ([`stamp`]), because parquet pages
+//! and has checksums of its rows ([`super::proof`]) and a digest of the whole file ([`stamp`]), because parquet pages
 //! have none. It has no arrow schema, which older readers stumble over; the parquet types say everything.
 
 use std::collections::BTreeMap;
@@ -20,17 +20,26 @@ use polars::prelude::{
 use crate::fsx;
 
 use super::parquet_rows::ParquetFile;
+use super::proof::{self, Checksums, Proof};
 use super::stamp;
 use crate::buffer::merge::Sorted;
-use crate::buffer::rows::{Row, Rows};
+use crate::buffer::rows::Rows;
 
 /// Rows per row group.
 const GROUP_ROWS: usize = 1 << 17;
 
 /// Names of the file's own metadata.
 pub(in crate::buffer) const ZONE_KEY: &str = "tftctl.zone";
-pub(in crate::buffer) const CRC_KEY: &str = "tftctl.rows_crc32";
+pub(in crate::buffer) const FORMAT_KEY: &str = "tftctl.format";
 pub(in crate::buffer) const SERVERS_KEY: &str = "tftctl.n_servers";
+
+/// What is written here: since 2, files are stamped and have checksums of their rows.
+pub(in crate::buffer) const FORMAT: u32 = 2;
+
+/// Whether a file says that it was sealed with a stamp.
+pub(in crate::buffer) fn must_be_stamped(file: &ParquetFile) -> bool {
+    file.value_of(FORMAT_KEY).and_then(|format| format.parse::<u32>().ok()).is_some_and(|format| format >= 2)
+}
 
 /// The file of a day in `dir`.
 pub(in crate::buffer) fn path(dir: &Path, date: NaiveDate) -> PathBuf {
@@ -64,37 +73,6 @@ pub(in crate::buffer) struct Layout {
 /// Takes sorted rows, group by group.
 pub(in crate::buffer) type Take<'a> = &'a mut dyn FnMut(&Sorted) -> Result<()>;
 
-/// A count and a checksum of rows in their order: equal before writing and after reading back.
-#[derive(Clone, Debug, Default)]
-pub(in crate::buffer) struct Proof {
-    n_rows: u64,
-    crc: crc32fast::Hasher,
-}
-
-impl Proof {
-    pub fn add(&mut self, row: Row<'_>) {
-        self.n_rows += 1;
-        self.crc.update(&row.time_ms.to_le_bytes());
-        for text in [Some(row.server), row.profile, row.status] {
-            self.crc.update(text.unwrap_or("\0").as_bytes());
-            self.crc.update(b"\n");
-        }
-        for value in row.values {
-            let bits = if value.is_nan() { u32::MAX } else { value.to_bits() };
-            self.crc.update(&bits.to_le_bytes());
-        }
-    }
-
-    /// The checksum, as the metadata has it.
-    pub fn text(&self) -> String {
-        format!("{:08x}", self.crc.clone().finalize())
-    }
-
-    fn says(&self) -> (u64, String) {
-        (self.n_rows, self.text())
-    }
-}
-
 /// Writes the rows that `produce` passes on, in their order, reads them back and checks them, and then puts the
 /// file under its name. Returns the number of rows.
 ///
@@ -106,11 +84,10 @@ pub(in crate::buffer) fn write(
 ) -> Result<u64> {
     let mut n_rows = 0;
     fsx::write_durable_with(path, |file| {
-        let mut proof = Proof::default();
-        write_groups(file, layout, &mut proof, produce)?;
+        let written = write_groups(file, layout, produce)?;
         stamp::seal(file)?;
-        n_rows = proof.n_rows;
-        read_back(file, layout, proof)
+        n_rows = written.n_rows as u64;
+        read_back(file, layout, &written)
     })?;
     Ok(n_rows)
 }
@@ -118,9 +95,9 @@ pub(in crate::buffer) fn write(
 fn write_groups(
     file: &File,
     layout: &Layout,
-    proof: &mut Proof,
     produce: &mut dyn FnMut(Take<'_>) -> Result<()>,
-) -> Result<()> {
+) -> Result<Checksums> {
+    let mut proof = Proof::new(&layout.metrics);
     let mut writer: Option<BatchedWriter<&File>> = None;
     produce(&mut |sorted| {
         for part in sorted.order.chunks(GROUP_ROWS) {
@@ -140,16 +117,17 @@ fn write_groups(
         Ok(())
     })?;
     let writer = writer.context("a day file needs rows")?;
-    // Not through `finish`: the checksum is known only now.
+    // Not through `finish`: the checksums are known only now.
+    let written = proof.finish();
     let mut pairs = layout.metadata.clone();
-    pairs.push((CRC_KEY.to_owned(), proof.text()));
+    pairs.push((proof::KEY.to_owned(), written.text()));
     pairs.push(stamp::blank());
     let KeyValueMetadata::Static(pairs) = KeyValueMetadata::from_static(pairs) else {
         unreachable!("it was made static");
     };
     let mut writer = writer.get_writer().lock().expect("no thread panicked while it held the writer");
     writer.end(Some(pairs)).map_err(|error| anyhow!("{error}"))?;
-    Ok(())
+    Ok(written)
 }
 
 fn frame_of(rows: &Rows, order: &[u32], layout: &Layout) -> Result<DataFrame> {
@@ -187,8 +165,8 @@ pub(in crate::buffer) fn float_column(name: &str, values: impl Iterator<Item = f
     Float32Chunked::from_iter_options(PlSmallStr::from_str(name), options).into_series().into_column()
 }
 
-fn read_back(file: &File, layout: &Layout, written: Proof) -> Result<()> {
-    let mut found = Proof::default();
+fn read_back(file: &File, layout: &Layout, written: &Checksums) -> Result<()> {
+    let mut found = Proof::new(&layout.metrics);
     let mut reader = ParquetFile::of(file.try_clone()?).context("read it back")?;
     let n_without_key = reader
         .read_rows(&layout.metrics, None, &mut |rows| {
@@ -196,9 +174,6 @@ fn read_back(file: &File, layout: &Layout, written: Proof) -> Result<()> {
             Ok(())
         })
         .context("read it back")?;
-    ensure!(
-        n_without_key == 0 && written.says() == found.says(),
-        "what was read back is not what was written"
-    );
+    ensure!(n_without_key == 0 && *written == found.finish(), "what was read back is not what was written");
     Ok(())
 }

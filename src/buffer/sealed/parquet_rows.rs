@@ -41,6 +41,8 @@ pub(in crate::buffer) struct ParquetFile {
 
 /// Columns that are not metrics.
 const KEYS: [&str; 4] = ["timestamp", "server_name", "profile", "status"];
+/// Those of them that a row may lack.
+pub(in crate::buffer) const LABELS: [&str; 2] = ["profile", "status"];
 
 impl ParquetFile {
     /// Opens `path`.
@@ -139,6 +141,16 @@ impl ParquetFile {
     ///
     /// - Errors: the content is damaged, a key column is missing, or a column has the wrong type (it is named).
     pub fn read_slice(&mut self, slice: &Range<usize>, metrics: &[String]) -> Result<Slice> {
+        self.read_columns(slice, &LABELS, metrics)
+    }
+
+    /// [`ParquetFile::read_slice`] with only some of the labels.
+    pub fn read_columns(
+        &mut self,
+        slice: &Range<usize>,
+        labels: &[&str],
+        metrics: &[String],
+    ) -> Result<Slice> {
         for key in ["timestamp", "server_name"] {
             ensure!(self.has_column(key), "it has no column `{key}`");
         }
@@ -147,7 +159,10 @@ impl ParquetFile {
                 ensure!(is_numeric(field.dtype()), "its column `{name}` is not numeric");
             }
         }
-        let wanted = KEYS.iter().copied().chain(metrics.iter().map(String::as_str));
+        let wanted = ["timestamp", "server_name"]
+            .into_iter()
+            .chain(labels.iter().copied())
+            .chain(metrics.iter().map(String::as_str));
         let columns: Vec<String> = wanted.filter(|name| self.has_column(name)).map(str::to_owned).collect();
         let frame = guarded(|| {
             let mut reader = ParquetReader::new(self.reader.try_clone()?)

@@ -1,6 +1,7 @@
 //! `buffer ...`: metrics in, days sealed, what is there; one file per subcommand.
 
 mod append;
+mod repair;
 mod rotate;
 mod status;
 mod verify;
@@ -26,6 +27,8 @@ enum BufferCommand {
     Status,
     /// Find what is damaged, missing or misplaced; changes nothing, exit 1 if anything is found
     Verify(verify::VerifyArgs),
+    /// Mend what is damaged; what is taken away is kept, with the reason, in data_buffer/removed
+    Repair(repair::RepairArgs),
 }
 
 pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
@@ -35,5 +38,6 @@ pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
         BufferCommand::Rotate(args) => rotate::run(&args, &site, context),
         BufferCommand::Status => status::run(&site, context),
         BufferCommand::Verify(args) => verify::run(&args, &site, context),
+        BufferCommand::Repair(args) => repair::run(&args, &site, context),
     }
 }
