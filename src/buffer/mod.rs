@@ -3,7 +3,8 @@
 //! Owns `data_buffer/`: a sealed day is one parquet file `metrics_YYYY-MM-DD.parquet` ([`sealed`]); before that
 //! a day is a folder of checksummed segments under `open/` ([`open`]). Rows belong to the day of their
 //! *event* time in the site's zone. [`intake`] reads records, judges them, and leaves bad ones in `quarantine/`; [`steps`] aggregates (derived) lie in
-//! `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both.
+//! `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both, [`retain`] lets old ones go, [`verify`] and
+//! [`repair`] look after what lies there.
 //!
 //! Invariants: a row that was acknowledged is on stable storage and is read exactly once, whatever is killed
 //! when; a file under its final name is complete; segments are dropped only after the day file that holds their

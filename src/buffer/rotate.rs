@@ -17,13 +17,14 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
-use crate::fsx::{self, Lock};
+use crate::fsx::{self, Lock, STAGING_PREFIX};
 use crate::platform;
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
 use super::merge::{self, DayInputs, Survey};
-use super::open::segment::{self, remove_if_exists};
+use super::open::rescue::Rescued;
+use super::open::segment::{self, Header, remove_if_exists};
 use super::sealed::day_file::{self, Layout};
 use super::sealed::retention::RetentionDecision;
 use super::steps::cache;
@@ -76,7 +77,7 @@ pub struct SealedDay {
     /// Length of the day file; 0 if the day turned out to have no rows and got none.
     pub size_bytes: u64,
     pub is_merge: bool,
-    /// Unreadable bytes at the ends of segments; the damaged segments lie in quarantine.
+    /// Bytes of segments that a reader gave up on; the damaged segments lie in quarantine.
     pub n_bytes_cut: u64,
 }
 
@@ -253,9 +254,16 @@ impl Buffer {
     pub(super) fn write_sealed(&self, plan: &SealPlan) -> Result<SealedDay> {
         let path = day_file::path(&self.dir, plan.date);
         let sealed = if fsx::exists(&path)? { vec![path.clone()] } else { Vec::new() };
-        let inputs = DayInputs { sealed, segments: plan.segments.clone(), bounds: None };
-        let survey = Survey::of(&inputs, &self.metric_names())?;
-        self.keep_damaged(plan.date, &survey)?;
+        // Sealed anew, what was damaged would pass for whole.
+        sealed.iter().try_for_each(|path| day_file::ensure_whole(path, plan.date))?;
+        let mut inputs = DayInputs { sealed, segments: plan.segments.clone(), bounds: None };
+        let mut survey = Survey::of(&inputs, &self.metric_names())?;
+        let cut = std::mem::take(&mut survey.cut);
+        self.keep_damaged(plan.date, &cut)?;
+        let rescued = self.rescue(&cut, &mut inputs)?;
+        if !rescued.is_empty() {
+            survey = Survey::of(&inputs, &self.metric_names())?;
+        }
         let mut day = SealedDay {
             date: plan.date,
             n_rows: 0,
@@ -265,7 +273,7 @@ impl Buffer {
             n_segments: plan.segments.len(),
             size_bytes: 0,
             is_merge: plan.is_merge,
-            n_bytes_cut: survey.cut.iter().map(|(_, n_bytes)| n_bytes).sum(),
+            n_bytes_cut: cut.iter().map(|(_, n_bytes)| n_bytes).sum(),
         };
         if survey.n_rows() > 0 {
             self.ensure_room_to_seal(plan, &path)?;
@@ -276,6 +284,7 @@ impl Buffer {
             })?;
             day.size_bytes = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
         }
+        rescued.iter().try_for_each(|path| remove_if_exists(path))?;
         Ok(day)
     }
 
@@ -305,8 +314,8 @@ impl Buffer {
     }
 
     /// Copies segments with unreadable bytes to quarantine before they are deleted.
-    fn keep_damaged(&self, date: NaiveDate, survey: &Survey) -> Result<()> {
-        for (path, _) in &survey.cut {
+    fn keep_damaged(&self, date: NaiveDate, cut: &[(PathBuf, u64)]) -> Result<()> {
+        for (path, _) in cut {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let copy = self.quarantine_dir.join("segments").join(format!("{date}-{name}"));
             fsx::write_durable_with(&copy, |file| {
@@ -316,6 +325,28 @@ impl Buffer {
             })?;
         }
         Ok(())
+    }
+
+    /// Where good frames lie behind damaged ones, the good ones of such a segment are read instead of it: from files under
+    /// names that a sweep takes, which are returned.
+    fn rescue(&self, cut: &[(PathBuf, u64)], inputs: &mut DayInputs) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for (path, n_bytes_cut) in cut {
+            let rescued = Rescued::of(path, &Header::new(&self.metric_names(), &self.schema.digest()))?;
+            if rescued.n_bad_bytes == *n_bytes_cut {
+                continue;
+            }
+            let name = format!("{STAGING_PREFIX}{}", path.file_name().unwrap_or_default().to_string_lossy());
+            let file = self.quarantine_dir.join("segments").join(name);
+            rescued.write_to(&file)?;
+            inputs
+                .segments
+                .iter_mut()
+                .filter(|segment| *segment == path)
+                .for_each(|found| found.clone_from(&file));
+            files.push(file);
+        }
+        Ok(files)
     }
 
     /// Deletes the segments whose rows are in the day file now.

@@ -26,6 +26,10 @@ use super::steps::cache;
 use super::*;
 
 mod flips;
+mod keep;
+mod mend;
+mod model;
+mod zones;
 
 /// A file of the real data next to the checkout; `None`, with a line, where there is none.
 pub(super) fn shared(name: &str) -> Option<PathBuf> {

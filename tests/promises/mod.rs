@@ -4,6 +4,7 @@ mod exchange;
 mod exit_codes;
 mod guards;
 mod increments;
+mod keeping;
 mod killed;
 mod layering;
 mod night;

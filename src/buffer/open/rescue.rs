@@ -83,7 +83,13 @@ impl Rescued {
             return Ok(None);
         }
         let path = segment::name_beside(&self.path);
-        fsx::write_durable_with(&path, |target| {
+        self.write_to(&path)?;
+        Ok(Some(path))
+    }
+
+    /// Writes the good frames as a segment at `path`.
+    pub fn write_to(&self, path: &Path) -> Result<()> {
+        fsx::write_durable_with(path, |target| {
             io::Write::write_all(target, &segment::encode_header(&self.header))?;
             let mut source = File::open(&self.path)?;
             for (offset, n_bytes) in &self.frames {
@@ -91,8 +97,7 @@ impl Rescued {
                 io::copy(&mut (&mut source).take(*n_bytes), target)?;
             }
             Ok(())
-        })?;
-        Ok(Some(path))
+        })
     }
 }
 

@@ -9,10 +9,11 @@
 //! damaged one goes. A kill in between leaves saved rows in two places, where they are the same rows, and a second repair
 //! ends the work. Repairs and rotations exclude each other.
 
+mod refile;
 mod removed;
 mod salvage;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -31,20 +32,17 @@ use super::Buffer;
 use super::days::REACH_DAYS;
 use super::intake::quarantine;
 use super::open::rescue::Rescued;
-use super::open::segment::{self, Header, SegmentWriter, remove_if_exists};
+use super::open::segment::{self, Header, remove_if_exists};
 use super::rotate::{DayFailure, RotateOptions, RotateReport, SealedDay};
-use super::rows::Rows;
 use super::sealed::day_file;
 use super::sealed::parquet_rows::ParquetFile;
 use super::sealed::stamp::{self, Stamped};
 use super::steps::aggregate::StepBuilder;
 use super::steps::cache;
+use refile::Refile;
 use salvage::{Salvage, salvage};
 
 pub(super) use removed::days as removed_days;
-
-/// Rows of a frame that saved rows are written in.
-const FRAME_ROWS: usize = 8192;
 
 /// How to repair.
 #[derive(Clone, Copy, Debug, Default)]
@@ -371,59 +369,4 @@ fn restore(path: &Path, start: u64, end: &[u8]) -> Result<()> {
         file.write_all(end)?;
         Ok(())
     })
-}
-
-/// Files rows into segments of the days they belong to, as rows that came before any late one.
-struct Refile<'a> {
-    buffer: &'a Buffer,
-    metrics: Vec<String>,
-    writers: BTreeMap<NaiveDate, SegmentWriter>,
-}
-
-impl<'a> Refile<'a> {
-    fn new(buffer: &'a Buffer, metrics: Vec<String>) -> Self {
-        Self { buffer, metrics, writers: BTreeMap::new() }
-    }
-
-    fn take(&mut self, rows: &Rows) -> Result<()> {
-        let mut by_day: BTreeMap<NaiveDate, Rows> = BTreeMap::new();
-        for idx in 0..rows.len() {
-            let row = rows.row(idx);
-            let date = calendar::day_of(row.time_ms, self.buffer.zone);
-            let of_day = by_day.entry(date).or_insert_with(|| Rows::new(rows.n_metrics));
-            of_day.push(row);
-            if of_day.len() >= FRAME_ROWS {
-                self.write(date, of_day)?;
-                of_day.clear();
-            }
-        }
-        by_day
-            .iter()
-            .filter(|(_, rows)| !rows.is_empty())
-            .try_for_each(|(date, rows)| self.write(*date, rows))
-    }
-
-    /// Late rows came after the day was sealed, so after its newest row less the skew that a sender may have: a frame
-    /// written at that time is older than they are, and as new as readers of the newest row expect it to be.
-    fn write(&mut self, date: NaiveDate, rows: &Rows) -> Result<()> {
-        let newest_ms = rows.time_ms.iter().copied().max().unwrap_or_default();
-        let written_ms = newest_ms - 1000 * i64::from(self.buffer.max_future_secs);
-        let buffer = self.buffer;
-        let writer = match self.writers.entry(date) {
-            std::collections::btree_map::Entry::Occupied(writer) => writer.into_mut(),
-            std::collections::btree_map::Entry::Vacant(place) => place.insert(SegmentWriter::create(
-                &buffer.open_dir,
-                date,
-                &self.metrics,
-                &buffer.schema.digest(),
-            )?),
-        };
-        writer.append(rows, written_ms.max(0))
-    }
-
-    /// Makes everything durable; the days that got rows.
-    fn finish(mut self) -> Result<BTreeSet<NaiveDate>> {
-        self.writers.values_mut().try_for_each(SegmentWriter::sync)?;
-        Ok(self.writers.keys().copied().collect())
-    }
 }

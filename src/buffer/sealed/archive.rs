@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use chrono::NaiveDate;
 
-use crate::error::HintExt;
 use crate::fsx;
 
 use super::day_file;
-use super::stamp::{self, Stamped};
 
 /// Makes sure that the day file at `path` lies in `archive_dir`, byte for byte and durably; returns where.
 ///
@@ -20,10 +18,7 @@ use super::stamp::{self, Stamped};
 ///
 /// - Errors: the file is damaged, so that its copy would be; the disk refuses; the copy is not the original.
 pub(in crate::buffer) fn copy(path: &Path, date: NaiveDate, archive_dir: &Path) -> Result<PathBuf> {
-    if stamp::check(path)? == Stamped::Damaged {
-        return Err(anyhow::anyhow!("archive {}: its bytes are not those that were sealed", path.display()))
-            .hint(|| format!("`tftctl buffer repair --day {date}` keeps what can be read of it"));
-    }
+    day_file::ensure_whole(path, date)?;
     let sha256 = fsx::sha256_file(path)?;
     for target in [day_file::path(archive_dir, date), other_name(archive_dir, date, &sha256)] {
         if fsx::exists(&target)? {

@@ -17,11 +17,12 @@ use polars::prelude::{
     NewChunkedArray, ParquetCompression, ParquetWriter, PlSmallStr, TimeUnit, TimeZone,
 };
 
+use crate::error::HintExt;
 use crate::fsx;
 
 use super::parquet_rows::ParquetFile;
 use super::proof::{self, Checksums, Proof};
-use super::stamp;
+use super::stamp::{self, Stamped};
 use crate::buffer::merge::Sorted;
 use crate::buffer::rows::Rows;
 
@@ -39,6 +40,17 @@ pub(in crate::buffer) const FORMAT: u32 = 2;
 /// Whether a file says that it was sealed with a stamp.
 pub(in crate::buffer) fn must_be_stamped(file: &ParquetFile) -> bool {
     file.value_of(FORMAT_KEY).and_then(|format| format.parse::<u32>().ok()).is_some_and(|format| format >= 2)
+}
+
+/// Checks that a file is the one that was stamped; one without a stamp passes.
+///
+/// - Errors: it is damaged, with the hint to mend it; or it cannot be read.
+pub(in crate::buffer) fn ensure_whole(path: &Path, date: NaiveDate) -> Result<()> {
+    if stamp::check(path)? != Stamped::Damaged {
+        return Ok(());
+    }
+    Err(anyhow!("{}: its bytes are not those that were sealed", path.display()))
+        .hint(|| format!("`tftctl buffer repair --day {date}` keeps what can be read of it"))
 }
 
 /// The file of a day in `dir`.
