@@ -1,7 +1,7 @@
 //! The one HTTP client: webhooks, hooks, Prometheus.
 //!
-//! Bounded in every direction: 3 s to connect, 10 s per attempt, three attempts with jittered back-off, all of
-//! it inside the caller's deadline, and a reply of at most a stated size. Redirects are never followed, because
+//! Bounded in every direction: 3 s to connect, 10 s per attempt and three attempts with jittered back-off (unless the
+//! request says otherwise), all of it inside the caller's deadline, and a reply of at most a stated size. Redirects are never followed, because
 //! the address of a webhook is a secret and another host has no business with it. Errors name scheme and host
 //! only ([`HttpError`]). `HTTP_PROXY` and friends are respected, except for loopback addresses.
 //!
@@ -19,7 +19,7 @@ use chrono::DateTime;
 use ureq::Agent;
 use ureq::http::{HeaderMap, Method, Request as HttpRequest, Response, Uri};
 
-pub use failure::{HttpError, redact};
+pub use failure::{FailureKind, HttpError, redact};
 
 const CONNECT: Duration = Duration::from_secs(3);
 const ATTEMPT: Duration = Duration::from_secs(10);
@@ -36,6 +36,7 @@ pub struct Request {
     body: Option<Vec<u8>>,
     max_reply_bytes: u64,
     attempt_timeout: Duration,
+    max_attempts: u32,
 }
 
 impl Request {
@@ -48,6 +49,7 @@ impl Request {
             body: None,
             max_reply_bytes: DEFAULT_REPLY_BYTES,
             attempt_timeout: ATTEMPT,
+            max_attempts: MAX_ATTEMPTS,
         }
     }
 
@@ -77,6 +79,12 @@ impl Request {
     /// How long one attempt may take (10 s unless told), for replies that are large.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.attempt_timeout = limit;
+        self
+    }
+
+    /// How often it is sent at most (three times unless told), for work that would rather wait than begin anew.
+    pub fn max_attempts(mut self, limit: u32) -> Self {
+        self.max_attempts = limit.max(1);
         self
     }
 
@@ -115,9 +123,9 @@ pub fn send(request: &Request, deadline: Instant) -> Result<Reply, HttpError> {
             Err(trouble) => trouble,
         };
         let wait = trouble.retry_after.unwrap_or_else(|| jittered(pause));
-        let is_last = !trouble.is_passing || n_attempts == MAX_ATTEMPTS;
+        let is_last = !trouble.is_passing || n_attempts == request.max_attempts;
         if is_last || Instant::now() + wait >= deadline {
-            return Err(HttpError::new(&request.url, n_attempts, trouble.what));
+            return Err(HttpError::new(&request.url, n_attempts, trouble));
         }
         thread::sleep(wait);
         pause *= 3;
@@ -133,6 +141,9 @@ fn jittered(pause: Duration) -> Duration {
 /// Why one attempt did not do.
 struct Trouble {
     what: String,
+    kind: FailureKind,
+    /// What the server said, redacted.
+    reply: String,
     /// Whether another attempt can help.
     is_passing: bool,
     retry_after: Option<Duration>,
@@ -171,21 +182,25 @@ fn read_reply(mut response: Response<ureq::Body>, request: &Request) -> Result<(
     if status.is_redirection() {
         what.push_str(", and redirects are not followed");
     }
-    let said = failure::excerpt(&body.unwrap_or_default(), &request.secrets());
-    if !said.is_empty() {
-        what.push_str(&format!(" ({said})"));
+    let reply = failure::reply_text(&body.unwrap_or_default(), &request.secrets());
+    if !reply.is_empty() {
+        what.push_str(&format!(" ({})", failure::excerpt(&reply)));
     }
-    Err(Trouble { what, is_passing, retry_after: retry_after(response.headers()) })
+    let kind = FailureKind::Status(status.as_u16());
+    Err(Trouble { what, kind, reply, is_passing, retry_after: retry_after(response.headers()) })
 }
 
 impl Trouble {
     fn lasting(what: &str) -> Self {
-        Self { what: what.to_owned(), is_passing: false, retry_after: None }
+        let (kind, reply) = (FailureKind::NoAnswer, String::new());
+        Self { what: what.to_owned(), kind, reply, is_passing: false, retry_after: None }
     }
 
     fn of(error: ureq::Error) -> Self {
         let (what, is_passing) = failure::describe(&error);
-        Self { what, is_passing, retry_after: None }
+        let is_too_long = matches!(error, ureq::Error::BodyExceedsLimit(_));
+        let kind = if is_too_long { FailureKind::TooLong } else { FailureKind::NoAnswer };
+        Self { kind, is_passing, ..Self::lasting(&what) }
     }
 }
 
@@ -321,7 +336,18 @@ mod tests {
     fn a_reply_beyond_the_limit_is_an_error() {
         let receiver = Receiver::start(vec![Answer::status(200, &"x".repeat(5000))]);
         let request = Request::get(&receiver.url()).max_reply_bytes(1000);
-        assert!(send(&request, within(20)).unwrap_err().to_string().contains("longer than 1000 bytes"));
+        let error = send(&request, within(20)).unwrap_err();
+        assert!(error.to_string().contains("longer than 1000 bytes"));
+        assert_eq!(error.kind, FailureKind::TooLong);
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_servers_words_and_shows_their_beginning() {
+        let words = format!("{{\"error\": \"canarytoken {}\"}}", "no ".repeat(300));
+        let error = fails(&Receiver::start(vec![Answer::status(422, &words)]).url(), 20, "answered 422");
+        assert_eq!(error.kind, FailureKind::Status(422));
+        assert!(error.reply.len() > 600 && error.reply.ends_with("\"}"), "{}", error.reply);
+        assert!(error.to_string().len() < 300);
     }
 
     #[test]

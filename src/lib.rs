@@ -8,7 +8,7 @@
 //!
 //! | layer | modules | refuses to know |
 //! |---|---|---|
-//! | 0 ground | [`error`] [`platform`] [`fsx`] [`progress`] [`clock`] [`http`] | forecasting |
+//! | 0 ground | [`error`] [`platform`] [`fsx`] [`progress`] [`clock`] [`http`] [`secrets`] | forecasting |
 //! | 1 words | [`calendar`] [`schema`] [`config`] [`site`] [`stats`] [`model_manifest`] | polars, candle |
 //! | 2 data | [`buffer`] [`window`] [`simulate`] | tensors |
 //! | 2 network | [`ops`] [`model`] | dataframes, dates, folders |
@@ -38,6 +38,7 @@
 //! | `data_buffer/open/<day>/` | [`buffer`] | checksummed segments, synced before they are acknowledged |
 //! | `data_buffer/metrics_<day>.parquet` | [`buffer`] | replaced whole, read back, then the segments go |
 //! | `data_buffer/steps/`, `quarantine/` | [`buffer`] | derived, with a digest of itself; bad rows with their reasons |
+//! | `data_buffer/imports/` | [`buffer`] | how far each import came, replaced whole after its rows were acknowledged |
 //! | `data_buffer/readers/` | [`buffer`] | one locked file per running reader, named after the days it reads |
 //! | `data_buffer/removed/<day>/` | [`buffer`] | damaged files as a repair found them, each with its reason; never read |
 //! | `archive/` | [`buffer`] | days that are too old, if the site keeps them: copied and proven before the original goes |
@@ -72,6 +73,7 @@ pub mod fsx;
 pub mod http;
 pub mod platform;
 pub mod progress;
+pub mod secrets;
 
 pub mod calendar;
 pub mod config;

@@ -33,32 +33,6 @@ pub fn release_freed_memory() {
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
-/// The permissions of a new file before the umask, where they have to be asked for.
-#[cfg(unix)]
-pub fn file_permissions() -> Option<std::fs::Permissions> {
-    use std::os::unix::fs::PermissionsExt;
-    Some(std::fs::Permissions::from_mode(0o666))
-}
-
-/// The permissions of a new file; on Windows a file inherits them from its folder.
-#[cfg(not(unix))]
-pub fn file_permissions() -> Option<std::fs::Permissions> {
-    None
-}
-
-/// The permissions of a new folder before the umask, where they have to be asked for.
-#[cfg(unix)]
-pub fn dir_permissions() -> Option<std::fs::Permissions> {
-    use std::os::unix::fs::PermissionsExt;
-    Some(std::fs::Permissions::from_mode(0o777))
-}
-
-/// The permissions of a new folder; on Windows a folder inherits them from its parent.
-#[cfg(not(unix))]
-pub fn dir_permissions() -> Option<std::fs::Permissions> {
-    None
-}
-
 /// The shell that runs a user's hook command line, with the flag that takes it.
 #[cfg(unix)]
 pub fn shell() -> (&'static str, &'static str) {

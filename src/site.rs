@@ -112,6 +112,11 @@ impl Site {
         self.root.join(&self.config.buffer.archive_dir)
     }
 
+    /// How far imports came.
+    pub fn imports_dir(&self) -> PathBuf {
+        self.own_buffer_dir().join("imports")
+    }
+
     pub fn windows_dir(&self) -> PathBuf {
         self.root.join("windows")
     }

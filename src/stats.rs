@@ -81,6 +81,30 @@ pub fn pinball(forecast: &[f32], truth: f32, quantiles: &[f64]) -> f64 {
     forecast.iter().zip(quantiles).map(at_level).sum::<f64>() / quantiles.len() as f64
 }
 
+/// How many neighbouring values of a series tell as much as one independent value: 1 for white noise, more the longer it
+/// remembers.
+///
+/// `1 + 2 * sum((1 - k / (K + 1)) * r_k)` over the lags `k` up to `max_lag` (Bartlett's weights), at least 1. NaN
+/// stands for a missing value. A series of n values has n divided by this many independent ones.
+pub fn correlation_time(values: &[f64], max_lag: usize) -> f64 {
+    let observed: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    let mean = observed.iter().sum::<f64>() / observed.len().max(1) as f64;
+    let covariance = |lag: usize| {
+        let pairs = values.iter().zip(values.iter().skip(lag)).map(|(a, b)| (a - mean) * (b - mean));
+        let (sum, n) = pairs
+            .filter(|product| product.is_finite())
+            .fold((0.0, 0u32), |(sum, n), product| (sum + product, n + 1));
+        sum / f64::from(n.max(1))
+    };
+    let variance = covariance(0);
+    if variance <= 0.0 {
+        return 1.0;
+    }
+    let weight = |lag: usize| 1.0 - lag as f64 / (max_lag + 1) as f64;
+    let sum: f64 = (1..=max_lag).map(|lag| weight(lag) * covariance(lag) / variance).sum();
+    (1.0 + 2.0 * sum).max(1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +139,31 @@ mod tests {
     fn missing_costs_by_the_level() {
         let loss = pinball(&[0.0, 1.0, 6.0], 5.0, &[0.1, 0.5, 0.9]);
         assert!((loss - (0.1 * 5.0 + 0.5 * 4.0 + 0.1 * 1.0) / 3.0).abs() < 1e-12, "{loss}");
+    }
+
+    #[test]
+    fn a_series_that_remembers_tells_less() {
+        // An autoregression of 0.9 remembers (1 + 0.9) / (1 - 0.9) = 19 values, a little less with lags cut at 48.
+        let mut state = 1u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f64 / f64::from(1u32 << 31) - 0.5
+        };
+        let white: Vec<f64> = (0..20_000).map(|_| noise()).collect();
+        let mut level = 0.0;
+        let mut slow: Vec<f64> = white
+            .iter()
+            .map(|value| {
+                level = 0.9 * level + value;
+                level
+            })
+            .collect();
+        assert!((0.8..1.5).contains(&correlation_time(&white, 48)));
+        let found = correlation_time(&slow, 48);
+        assert!((13.0..20.0).contains(&found), "{found}");
+        slow[5..50].fill(f64::NAN);
+        assert!((correlation_time(&slow, 48) - found).abs() < 0.5);
+        assert_eq!(correlation_time(&[3.0; 10], 4), 1.0);
+        assert_eq!(correlation_time(&[], 4), 1.0);
     }
 }

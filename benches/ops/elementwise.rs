@@ -1,6 +1,7 @@
 //! The operations without matrix products.
 
 use candle_core::Tensor;
+use tftctl::ops::adamw::InPlace;
 use tftctl::ops::layer_norm::layer_norm_plain;
 use tftctl::ops::quantile_loss::{QuantileLossOptions, quantile_loss_plain};
 use tftctl::ops::{
@@ -79,6 +80,16 @@ pub fn adamw(Widths { hidden, .. }: Widths) -> Case {
     };
     let inputs2 = inputs.clone();
     let oracle = move || step.apply_plain(inputs2.each_ref()).unwrap()[0].clone();
-    let fused = case("adamw", Vars::default(), n, move || step.apply(inputs.each_ref()).unwrap()[0].clone());
+    let [weights, first, second, gradient, decays] = inputs;
+    let form = move || {
+        // In place, so on copies: a second call must find what the first one found.
+        let [own, first, second] = [&weights, &first, &second].map(|tensor| tensor.copy().unwrap());
+        let moments = [&first, &second];
+        let (gradient, decays) = (&gradient, &decays);
+        step.apply_in_place(&InPlace { weights: vec![&own], means: None, moments, gradient, decays })
+            .unwrap();
+        own
+    };
+    let fused = case("adamw", Vars::default(), n, form);
     Case { oracle: Some(Box::new(oracle)), ..fused }
 }

@@ -101,7 +101,7 @@ pub fn train(config: &Config, sizes: &NetworkSizes, device: &Device, effort: Eff
         gathered();
         let look = learner.look(&batch, SEED, number)?;
         ensure!(look.loss.is_finite() && look.norm.is_finite(), "batch {number} has no finite loss");
-        learner.step(&look, LEARNING_RATE)
+        learner.step(&look, LEARNING_RATE, None)
     })
 }
 

@@ -123,7 +123,11 @@ impl Buffer {
     }
 
     /// Does `work` on the files of a day, anew when a rotation moves rows from segments to the day file meanwhile.
-    fn with_sources<T>(&self, day: NaiveDate, work: &dyn Fn(&DaySources) -> Result<T>) -> Result<T> {
+    pub(super) fn with_sources<T>(
+        &self,
+        day: NaiveDate,
+        work: &dyn Fn(&DaySources) -> Result<T>,
+    ) -> Result<T> {
         let read = || {
             for _ in 0..MAX_ATTEMPTS {
                 let sources = self.sources_of(day)?;

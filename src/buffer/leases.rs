@@ -6,14 +6,12 @@
 //! `readers/.gate.lock`, which retention takes alone from looking at them until a day is out of sight: a reader is seen, or
 //! it does not see the day.
 
-use std::fs::{File, OpenOptions};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use chrono::NaiveDate;
 
-use crate::fsx;
+use crate::fsx::{self, File};
 
 use super::Buffer;
 use super::open::segment;
@@ -27,7 +25,7 @@ pub struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // Tidiness only: a file that nobody locks is no lease, and the next retention removes it.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = fsx::remove_file(&self.path);
     }
 }
 
@@ -47,10 +45,9 @@ impl Buffer {
         }
         let gate = open_gate(&self.readers_dir)?;
         gate.lock_shared().with_context(|| format!("lock {}", self.readers_dir.display()))?;
-        let nonce = RandomState::new().build_hasher().finish() as u32;
-        let name = format!("{first}_{end}_{}-{nonce:08x}.lock", std::process::id());
+        let name = format!("{first}_{end}_{}-{:08x}.lock", std::process::id(), fsx::nonce());
         let path = self.readers_dir.join(name);
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = File::create_new(&path);
         let file = file.with_context(|| format!("create {}", path.display()))?;
         file.lock().with_context(|| format!("lock {}", path.display()))?;
         Ok(Lease { path, _file: Some(file) })
@@ -81,7 +78,7 @@ impl Gate {
             if lease.is_live {
                 live.push(lease.days);
             } else {
-                segment::remove_if_exists(&lease.path)?;
+                fsx::remove_file(&lease.path)?;
             }
         }
         Ok(live)
@@ -113,6 +110,5 @@ fn days_of(name: &str) -> Option<(NaiveDate, NaiveDate)> {
 fn open_gate(dir: &Path) -> Result<File> {
     fsx::create_dir_durable(dir)?;
     let path = dir.join(".gate.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    file.with_context(|| format!("open {}", path.display()))
+    File::open_or_create(&path).with_context(|| format!("open {}", path.display()))
 }

@@ -2,15 +2,17 @@
 //!
 //! A day may be larger than memory: a first pass counts rows per server, then servers are sorted in groups that
 //! fit a budget. Where a (server, timestamp) appears more than once the last row wins: sealed files come first,
-//! then frames of segments in the order they were written.
+//! then frames of segments in the order they were written. A row of a segment that completes rows takes what it does
+//! not give itself from the rows before it, up to the last that replaces.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::open::segment::SegmentReader;
-use super::rows::Rows;
+use super::rows::{NO_TEXT, Rows};
 use super::sealed::parquet_rows::ParquetFile;
 
 /// Memory that the rows being sorted may take.
@@ -194,17 +196,23 @@ fn sort_in_groups(
 ) -> Result<u64> {
     let mut n_duplicates = 0;
     for group in survey.groups(max_rows) {
-        let rows = collect(inputs, survey, columns, &group)?;
-        let order = sort(&rows);
+        let (mut rows, completing) = collect(inputs, survey, columns, &group)?;
+        let order = sort(&mut rows, &completing);
         n_duplicates += (rows.len() - order.len()) as u64;
         each(&Sorted { rows, order })?;
     }
     Ok(n_duplicates)
 }
 
-/// The rows of the servers in `group`, in the order in which later ones win.
-fn collect(inputs: &DayInputs, survey: &Survey, columns: &[String], group: &HashSet<&str>) -> Result<Rows> {
+/// The rows of the servers in `group`, in the order in which later ones win, and which of them complete others.
+fn collect(
+    inputs: &DayInputs,
+    survey: &Survey,
+    columns: &[String],
+    group: &HashSet<&str>,
+) -> Result<(Rows, Vec<Range<u32>>)> {
     let mut found = Rows::new(columns.len());
+    let mut completing = Vec::new();
     for path in &inputs.sealed {
         let mut take = |rows: &Rows| {
             take_group(rows, inputs.bounds, group, &mut found);
@@ -228,9 +236,13 @@ fn collect(inputs: &DayInputs, survey: &Survey, columns: &[String], group: &Hash
         }
         let (_, reader, targets) = open.as_mut().expect("opened above");
         reader.read_at(frame.offset, targets, &mut rows)?;
+        let first = found.len() as u32;
         take_group(&rows, inputs.bounds, group, &mut found);
+        if reader.header.as_ref().is_some_and(|header| header.completes_rows) {
+            completing.push(first..found.len() as u32);
+        }
     }
-    Ok(found)
+    Ok((found, completing))
 }
 
 /// For each metric of a segment its position in `columns`.
@@ -249,8 +261,8 @@ fn take_group(rows: &Rows, bounds: Option<(i64, i64)>, group: &HashSet<&str>, fo
     }
 }
 
-/// Row numbers by server name and time; of rows with the same key only the last.
-fn sort(rows: &Rows) -> Vec<u32> {
+/// Row numbers by server name and time; of rows with the same key only the last, completed where it is to be.
+fn sort(rows: &mut Rows, completing: &[Range<u32>]) -> Vec<u32> {
     let texts = rows.texts.all();
     let mut by_name: Vec<u32> = (0..texts.len() as u32).collect();
     by_name.sort_by(|a, b| texts[*a as usize].cmp(&texts[*b as usize]));
@@ -258,13 +270,41 @@ fn sort(rows: &Rows) -> Vec<u32> {
     for (position, text) in by_name.iter().enumerate() {
         rank[*text as usize] = position as u32;
     }
-    let key = |idx: u32| (rank[rows.server[idx as usize] as usize], rows.time_ms[idx as usize]);
+    let key = |rows: &Rows, idx: u32| (rank[rows.server[idx as usize] as usize], rows.time_ms[idx as usize]);
     let mut order: Vec<u32> = (0..rows.len() as u32).collect();
-    if !order.is_sorted_by(|a, b| key(*a) < key(*b)) {
-        order.sort_unstable_by_key(|idx| (key(*idx), std::cmp::Reverse(*idx)));
-        order.dedup_by_key(|idx| key(*idx));
+    if !order.is_sorted_by(|a, b| key(rows, *a) < key(rows, *b)) {
+        order.sort_unstable_by_key(|idx| (key(rows, *idx), std::cmp::Reverse(*idx)));
+        if !completing.is_empty() {
+            let runs = order.chunk_by(|a, b| key(rows, *a) == key(rows, *b));
+            let runs: Vec<&[u32]> = runs.filter(|run| run.len() > 1).collect();
+            runs.into_iter().for_each(|run| complete(rows, run, completing));
+        }
+        order.dedup_by_key(|idx| key(rows, *idx));
     }
     order
+}
+
+/// Gives the first row of `run` (rows of one key, newest first) what it lacks, from the rows that it completes.
+fn complete(rows: &mut Rows, run: &[u32], completing: &[Range<u32>]) {
+    let completes = |idx: u32| {
+        let after = completing.partition_point(|range| range.end <= idx);
+        completing.get(after).is_some_and(|range| range.contains(&idx))
+    };
+    let newest = run[0] as usize;
+    for pair in run.windows(2).take_while(|pair| completes(pair[0])) {
+        let older = pair[1] as usize;
+        for metric in 0..rows.n_metrics {
+            let value = rows.values[newest * rows.n_metrics + metric];
+            if value.is_nan() {
+                rows.values[newest * rows.n_metrics + metric] = rows.values[older * rows.n_metrics + metric];
+            }
+        }
+        for labels in [&mut rows.profile, &mut rows.status] {
+            if labels[newest] == NO_TEXT {
+                labels[newest] = labels[older];
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -283,8 +323,27 @@ mod tests {
 
     #[test]
     fn of_rows_with_the_same_key_the_last_wins() {
-        let rows = rows(&[("b", 1, 1.0), ("a", 2, 2.0), ("b", 1, 3.0), ("a", 1, 4.0), ("b", 1, 5.0)]);
-        assert_eq!(sort(&rows), [3, 1, 4]);
+        let mut rows = rows(&[("b", 1, 1.0), ("a", 2, 2.0), ("b", 1, 3.0), ("a", 1, 4.0), ("b", 1, 5.0)]);
+        assert_eq!(sort(&mut rows, &[]), [3, 1, 4]);
+    }
+
+    #[test]
+    fn rows_that_complete_take_the_rest_from_those_before_them() {
+        let mut rows = Rows::new(3);
+        let gap = f32::NAN;
+        for (status, values) in [
+            (None, [9.0, 9.0, 9.0]),
+            (Some("up"), [1.0, gap, gap]),
+            (None, [2.0, 3.0, gap]),
+            (Some("down"), [gap, 4.0, gap]),
+        ] {
+            rows.push(Row { time_ms: 1, server: "a", profile: None, status, values: &values });
+        }
+        // The second row replaces the first; the last two complete it.
+        assert_eq!(sort(&mut rows, &[2..4]), [3]);
+        let row = rows.row(3);
+        assert_eq!((row.status, &row.values[..2]), (Some("down"), &[2.0, 4.0][..]));
+        assert!(row.values[2].is_nan());
     }
 
     #[test]
@@ -292,8 +351,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let day = "1970-01-01".parse().unwrap();
         let columns = ["cpu".to_owned()];
-        let mut first = SegmentWriter::create(dir.path(), day, &columns, "").unwrap();
-        let mut second = SegmentWriter::create(dir.path(), day, &columns, "").unwrap();
+        let mut first = SegmentWriter::create(dir.path(), day, &columns, "", false).unwrap();
+        let mut second = SegmentWriter::create(dir.path(), day, &columns, "", false).unwrap();
         // Written alternately: the order of writing decides, not that of the segments.
         second.append(&rows(&[("a", 1, 1.0), ("c", 1, 1.0), ("b", 9, 1.0)]), 10).unwrap();
         first.append(&rows(&[("c", 1, 2.0), ("b", 2, 2.0)]), 20).unwrap();

@@ -2,9 +2,10 @@
 //!
 //! Owns `data_buffer/`: a sealed day is one parquet file `metrics_YYYY-MM-DD.parquet` ([`sealed`]); before that
 //! a day is a folder of checksummed segments under `open/` ([`open`]). Rows belong to the day of their
-//! *event* time in the site's zone. [`intake`] reads records, judges them, and leaves bad ones in `quarantine/`; [`steps`] aggregates (derived) lie in
-//! `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both, [`retain`] lets old ones go, [`verify`] and
-//! [`repair`] look after what lies there.
+//! *event* time in the site's zone. [`intake`] reads records, judges them, and leaves bad ones in `quarantine/`;
+//! [`import`] fetches them from a Prometheus server and remembers in `imports/` how far it came. [`steps`] aggregates
+//! (derived) lie in `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both, [`retain`] lets old ones
+//! go, [`verify`] and [`repair`] look after what lies there.
 //!
 //! Invariants: a row that was acknowledged is on stable storage and is read exactly once, whatever is killed
 //! when; a file under its final name is complete; segments are dropped only after the day file that holds their
@@ -14,6 +15,11 @@
 //! Leaves gaps, splits and quality to `window`, tensors to `dataset`.
 
 mod days;
+mod export;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod import;
 mod intake;
 mod leases;
 mod merge;
@@ -34,10 +40,13 @@ use std::path::PathBuf;
 
 use chrono_tz::Tz;
 
+use crate::config::{ColumnRule, InputConfig};
 use crate::schema::Schema;
 use crate::site::Site;
 
 pub use days::Day;
+pub use export::{ExportFormat, ExportOptions, ExportReport};
+pub use import::{ImportPlan, ImportReport, PrometheusImport};
 pub use intake::{
     AppendOptions, AppendReport, Derived, Format, MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, MAX_TARGETS,
     OFFLINE, QuarantineStatus, Reason, Source, derive,
@@ -59,10 +68,14 @@ pub struct Buffer {
     open_dir: PathBuf,
     steps_dir: PathBuf,
     quarantine_dir: PathBuf,
+    imports_dir: PathBuf,
     /// Whether `dir` came from elsewhere and is only read.
     is_foreign: bool,
     zone: Tz,
     schema: Schema,
+    /// What sources call things.
+    input: InputConfig,
+    columns: Vec<ColumnRule>,
     step_secs: u32,
     readers_dir: PathBuf,
     removed_dir: PathBuf,
@@ -80,9 +93,12 @@ impl Buffer {
             open_dir: site.open_days_dir(),
             steps_dir: site.steps_dir(),
             quarantine_dir: site.quarantine_dir(),
+            imports_dir: site.imports_dir(),
             is_foreign: site.is_buffer_foreign(),
             zone: site.zone(),
             schema: site.schema(),
+            input: site.config.input.clone(),
+            columns: site.config.columns.clone(),
             step_secs: site.config.series.step_secs,
             readers_dir: site.readers_dir(),
             removed_dir: site.removed_dir(),

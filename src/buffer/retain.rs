@@ -5,17 +5,15 @@
 //! removed. A kill in between leaves the day, or a name that the next rotation sweeps.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::NaiveDate;
 
-use crate::calendar;
+use crate::{calendar, fsx};
 
 use super::Buffer;
 use super::intake::quarantine;
-use super::open::segment::remove_if_exists;
 use super::repair::removed_days;
 use super::rotate::RotateReport;
 use super::sealed::retention::{
@@ -95,7 +93,7 @@ impl Buffer {
             return Ok(false);
         }
         retention::delete(path)?;
-        remove_if_exists(&cache::path(&self.steps_dir, decision.date))?;
+        fsx::remove_file(&cache::path(&self.steps_dir, decision.date))?;
         Ok(true)
     }
 
@@ -104,12 +102,12 @@ impl Buffer {
         let oldest_kept = calendar::days_before(today, kept_days);
         for (date, path) in quarantine::files(&self.quarantine_dir)? {
             if date < oldest_kept {
-                remove_if_exists(&path)?;
+                fsx::remove_file(&path)?;
             }
         }
         for (date, dir) in removed_days(&self.removed_dir)? {
             if date < oldest_kept {
-                fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+                fsx::discard_dir(&dir)?;
             }
         }
         Ok(())

@@ -17,14 +17,13 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
-use crate::fsx::{self, Lock, STAGING_PREFIX};
-use crate::platform;
+use crate::fsx::{self, Lock, STAGING_PREFIX, disk};
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
 use super::merge::{self, DayInputs, Survey};
 use super::open::rescue::Rescued;
-use super::open::segment::{self, Header, remove_if_exists};
+use super::open::segment::{self, Header};
 use super::sealed::day_file::{self, Layout};
 use super::sealed::retention::RetentionDecision;
 use super::steps::cache;
@@ -284,7 +283,7 @@ impl Buffer {
             })?;
             day.size_bytes = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
         }
-        rescued.iter().try_for_each(|path| remove_if_exists(path))?;
+        rescued.iter().try_for_each(|path| fsx::remove_file(path))?;
         Ok(day)
     }
 
@@ -332,7 +331,8 @@ impl Buffer {
     fn rescue(&self, cut: &[(PathBuf, u64)], inputs: &mut DayInputs) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for (path, n_bytes_cut) in cut {
-            let rescued = Rescued::of(path, &Header::new(&self.metric_names(), &self.schema.digest()))?;
+            let rescued =
+                Rescued::of(path, &Header::new(&self.metric_names(), &self.schema.digest(), false))?;
             if rescued.n_bad_bytes == *n_bytes_cut {
                 continue;
             }
@@ -352,15 +352,15 @@ impl Buffer {
     /// Deletes the segments whose rows are in the day file now.
     pub(super) fn drop_segments(&self, plan: &SealPlan) -> Result<()> {
         for path in &plan.segments {
-            fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+            fsx::remove_file(path)?;
         }
         let guard = segment::segments_lock(&self.open_dir)?;
         guard.lock().with_context(|| format!("lock {}", self.open_dir.display()))?;
         let dir = segment::day_dir(&self.open_dir, plan.date);
         if fsx::list_dir(&dir)?.is_empty() {
-            fs::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
+            disk::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
-        platform::sync_dir(&self.open_dir).with_context(|| format!("sync {}", self.open_dir.display()))
+        fsx::sync_dir(&self.open_dir)
     }
 
     /// Aggregates every sealed day that has no fresh aggregates.
@@ -384,7 +384,7 @@ impl Buffer {
         for entry in fsx::list_dir(&self.steps_dir)? {
             let date = entry.file_name().to_str().and_then(cache::date_of);
             if date.is_some_and(|date| !days.contains(&date)) {
-                remove_if_exists(&entry.path())?;
+                fsx::remove_file(&entry.path())?;
             }
         }
         Ok(())

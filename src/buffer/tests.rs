@@ -1,5 +1,10 @@
 //! Stories of the buffer as a whole: what goes in comes out, whatever happens in between.
 
+mod export;
+mod formats;
+mod fuzz;
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -99,7 +104,7 @@ impl Bench {
     }
 }
 
-fn rows_of(path: &Path, metrics: &[String]) -> Vec<String> {
+pub(super) fn rows_of(path: &Path, metrics: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     ParquetFile::open(path)
         .unwrap()
@@ -197,7 +202,7 @@ fn bad_bench() -> Bench {
     bench
 }
 
-/// Lines that were quarantined, with their reason.
+/// Lines that were quarantined, with their reason; every entry says where it came from.
 fn quarantined(bench: &Bench) -> BTreeMap<u64, String> {
     let buffer = bench.buffer();
     let mut lines = BTreeMap::new();
@@ -205,6 +210,7 @@ fn quarantined(bench: &Bench) -> BTreeMap<u64, String> {
         for line in std::fs::read_to_string(path).unwrap().lines() {
             let entry: serde_json::Value = serde_json::from_str(line).unwrap();
             assert!(entry["raw"].as_str().unwrap().len() <= 3 * 4096);
+            assert!(!entry["file"].as_str().unwrap().is_empty() && entry["at"].is_string());
             lines.insert(entry["line"].as_u64().unwrap(), entry["reason"].as_str().unwrap().to_owned());
         }
     }

@@ -109,10 +109,7 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<Exit> {
 type Bench = fn(&Config, &NetworkSizes, &candle_core::Device, Effort) -> anyhow::Result<NetworkBench>;
 
 fn network(args: &NetworkArgs, context: &Context, bench: Bench) -> anyhow::Result<NetworkBench> {
-    let config = match context.site_if_any()? {
-        Some(site) => site.config,
-        None => Config::default(),
-    };
+    let config = context.config()?;
     let sizes = NetworkSizes {
         encoder_length: args.encoder_length,
         horizon: args.horizon,

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use super::bars::Bars;
 use super::output::Output;
 use crate::clock::{Clock, parse_time};
+use crate::config::Config;
 use crate::progress::Progress;
 use crate::site::{CONFIG_FILE, Site};
 
@@ -58,6 +59,16 @@ impl Context {
     pub fn site_if_any(&self) -> Result<Option<Site>> {
         let is_here = self.global.config.is_some() || nearest_config()?.is_file();
         if is_here { self.site().map(Some) } else { Ok(None) }
+    }
+
+    /// The settings of the site if there is one, else those of the environment over the defaults.
+    pub fn config(&self) -> Result<Config> {
+        match self.site_if_any()? {
+            Some(site) => Ok(site.config),
+            None => {
+                Ok(Config::parse("", &setting_variables()).context("read the environment's settings")?.config)
+            }
+        }
     }
 
     /// Where `init` and `quickstart` make their site, if `--config` says so.

@@ -29,6 +29,7 @@ mod text;
 mod train;
 mod validate;
 mod window;
+mod window_report;
 
 use std::ffi::OsString;
 

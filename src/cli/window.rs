@@ -1,13 +1,15 @@
-//! `window build|show|list`: what a training reads.
+//! `window build|show|verify|list`: what a training reads.
 
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::context::Context;
-use super::text;
 use super::train::chosen_window;
+use super::window_report::{Servers, render};
 use crate::error::Exit;
-use crate::window::{self, Manifest, Severity, WindowRequest};
+use crate::site::Site;
+use crate::window::{self, ChangedDay, WindowCheck, WindowRequest};
 
 #[derive(Args)]
 pub struct WindowArgs {
@@ -26,12 +28,21 @@ enum WindowCommand {
         #[arg(long, value_name = "DATE")]
         end: Option<NaiveDate>,
     },
-    /// What a window holds and what was found in it
+    /// What a window holds, what was found in it, and its servers, the worst first
     Show {
         /// [default: the one built last]
         id: Option<String>,
+        /// List every server, not only the worst
+        #[arg(long)]
+        all: bool,
     },
-    /// Every window, oldest first
+    /// Check a window's files against its manifest, and tell which of its days have changed since; exit 1 if it is
+    /// damaged
+    Verify {
+        /// [default: the one built last]
+        id: Option<String>,
+    },
+    /// Every window, oldest first, those that cannot be read too
     List,
 }
 
@@ -42,52 +53,68 @@ pub fn run(args: WindowArgs, context: &Context) -> anyhow::Result<Exit> {
             let now = context.clock(site.zone())?.now();
             let request = WindowRequest { days, end, holdout_extra_days: 0 };
             let built = window::build(&site, &request, now, context.progress())?;
-            context.output.result(&built.manifest, |manifest| render(manifest, false))?;
+            context.output.result(&built.manifest, |manifest| render(manifest, Servers::None))?;
         }
-        WindowCommand::Show { id } => {
+        WindowCommand::Show { id, all } => {
             let shown = chosen_window(&site, id.as_deref())?;
-            context.output.result(&shown.manifest, |manifest| render(manifest, true))?;
+            let servers = if all { Servers::All } else { Servers::Worst };
+            context.output.result(&shown.manifest, |manifest| render(manifest, servers))?;
         }
-        WindowCommand::List => {
-            let ids: Vec<String> = window::list(&site)?.into_iter().map(|window| window.id).collect();
-            context.output.result(&ids, |ids| ids.join("\n"))?;
+        WindowCommand::Verify { id } => {
+            let check = window::check(&site, &chosen_window(&site, id.as_deref())?)?;
+            context.output.result(&check, render_check)?;
+            if check.damage.is_some() {
+                return Ok(Exit::Failed);
+            }
         }
+        WindowCommand::List => context.output.result(&listed(&site)?, |listed| render_list(listed))?,
     }
     Ok(Exit::Done)
 }
 
-fn render(manifest: &Manifest, with_servers: bool) -> String {
-    let quality = &manifest.quality;
-    let split = &manifest.split;
-    let mut lines = vec![
-        format!("window    {}", manifest.id),
-        format!("days      {} .. {} ({})", manifest.first_day, manifest.end_day, manifest.zone),
-        format!("steps     {} of {} s", manifest.n_steps, manifest.step_secs),
-        format!("servers   {} trained on, {} seen", manifest.servers.len(), quality.n_servers),
-        format!("rows      {}", text::count(manifest.n_raw_rows)),
-        format!(
-            "split     train up to step {}, holdout {}..{}; {} and {} samples",
-            split.train_end,
-            split.holdout_start,
-            split.holdout_end,
-            text::count(quality.n_train_samples as u64),
-            text::count(quality.n_holdout_samples as u64)
-        ),
-    ];
-    for finding in &quality.findings {
-        let severity = if finding.severity == Severity::Hard { "hard" } else { "soft" };
-        lines.push(format!("{severity}      {}", finding.message));
-    }
-    if with_servers {
-        let rows = quality.servers.iter().map(|server| {
-            vec![
-                server.name.clone(),
-                server.profile.clone(),
-                text::number(Some(server.completeness)),
-                server.excluded.as_ref().map_or("trained on".into(), |reason| format!("left out: {reason}")),
-            ]
-        });
-        lines.push(format!("\n{}", text::table(&["server", "profile", "complete", ""], rows)));
+/// One line of `window list`.
+#[derive(Serialize)]
+struct Listed {
+    id: String,
+    /// Why it cannot be read, if it cannot.
+    damage: Option<String>,
+}
+
+fn listed(site: &Site) -> anyhow::Result<Vec<Listed>> {
+    let good = window::list(site)?.into_iter().map(|window| Listed { id: window.id, damage: None });
+    let damaged = window::list_damaged(site)?;
+    let damaged = damaged.into_iter().map(|window| Listed { id: window.id, damage: Some(window.error) });
+    let mut listed: Vec<Listed> = good.chain(damaged).collect();
+    listed.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(listed)
+}
+
+fn render_list(listed: &[Listed]) -> String {
+    let line = |window: &Listed| match &window.damage {
+        None => window.id.clone(),
+        Some(damage) => format!("{}  damaged: {damage}", window.id),
+    };
+    listed.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn render_check(check: &WindowCheck) -> String {
+    let first = match &check.damage {
+        None => format!("window {} is what was published", check.id),
+        Some(damage) => format!("window {} is damaged: {damage}", check.id),
+    };
+    let changed = |day: &ChangedDay| {
+        let what = match (day.n_rows_then, day.n_rows_now) {
+            (_, 0) => "is gone from the buffer".to_owned(),
+            (0, now) => format!("has come in since, with {now} rows"),
+            (then, now) if then == now => format!("has other files now, with {now} rows as before"),
+            (then, now) => format!("has changed since: {then} rows then, {now} now"),
+        };
+        format!("{} {what}", day.date)
+    };
+    let mut lines = vec![first];
+    lines.extend(check.changed_days.iter().map(changed));
+    if !check.changed_days.is_empty() {
+        lines.push("`tftctl window build` would make another window of these days".into());
     }
     lines.join("\n")
 }

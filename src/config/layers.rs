@@ -10,7 +10,7 @@ const ENV_PREFIX: &str = "TFTCTL_";
 /// Variables with our prefix that are not settings.
 const ENV_RESERVED: [&str; 3] = ["TFTCTL_NOW", "TFTCTL_CONFIG", "TFTCTL_PARITY_DIR"];
 /// Lists of tables: their entries are checked by their own types.
-const LISTS: [&str; 2] = ["metric", "profile"];
+const LISTS: [&str; 3] = ["column", "metric", "profile"];
 const ZONE_ALIAS: (&str, &str) = ("training_timezone", "timezone");
 
 /// Where a value comes from.

@@ -4,7 +4,10 @@
 //! exist is an error with the nearest name. [`template`] writes the commented file of `init`.
 
 mod buffer;
+mod input;
 mod layers;
+mod prometheus;
+mod quality;
 mod tables;
 pub mod template;
 
@@ -19,7 +22,10 @@ use crate::error::Refusal;
 use crate::schema::{Metric, ProfileRule, Schema};
 
 pub use buffer::{BufferConfig, OldDays};
+pub use input::{ColumnRule, InputConfig, TimestampUnit};
 pub use layers::{Origin, Setting};
+pub use prometheus::{MAX_PAGE_POINTS, PrometheusConfig};
+pub use quality::QualityConfig;
 pub use tables::{
     ModelConfig, NotifyConfig, RetentionConfig, SeriesConfig, TrainingConfig, ValidationConfig, WindowConfig,
 };
@@ -61,17 +67,23 @@ pub struct Config {
     pub require_validation: bool,
     pub max_training_duration_hours: f64,
     pub buffer: BufferConfig,
+    pub input: InputConfig,
     pub series: SeriesConfig,
     pub window: WindowConfig,
+    pub quality: QualityConfig,
     pub model: ModelConfig,
     pub training: TrainingConfig,
     pub validation: ValidationConfig,
     pub notify: NotifyConfig,
     pub retention: RetentionConfig,
+    pub prometheus: PrometheusConfig,
     #[serde(rename = "profile")]
     pub profiles: Vec<ProfileRule>,
     #[serde(rename = "metric")]
     pub metrics: Vec<Metric>,
+    /// Source columns that are metrics under another name or in another unit.
+    #[serde(rename = "column")]
+    pub columns: Vec<ColumnRule>,
 }
 
 impl Default for Config {
@@ -94,15 +106,19 @@ impl Default for Config {
             require_validation: true,
             max_training_duration_hours: 4.0,
             buffer: BufferConfig::default(),
+            input: InputConfig::default(),
             series: SeriesConfig::default(),
             window: WindowConfig::default(),
+            quality: QualityConfig::default(),
             model: ModelConfig::default(),
             training: TrainingConfig::default(),
             validation: ValidationConfig::default(),
             notify: NotifyConfig::default(),
             retention: RetentionConfig::default(),
+            prometheus: PrometheusConfig::default(),
             profiles: schema.profiles,
             metrics: schema.metrics,
+            columns: Vec::new(),
         }
     }
 }
@@ -182,12 +198,15 @@ impl Config {
             "max_training_duration_hours must be positive and at most 8760, a year",
         )?;
         self.buffer.ensure_valid(&self.data_buffer_dir)?;
+        self.input.ensure_valid(&self.schema(), &self.columns)?;
         self.series.ensure_valid()?;
         self.window.ensure_valid()?;
+        self.quality.ensure_valid()?;
         self.model.ensure_valid(&self.schema())?;
         self.training.ensure_valid()?;
         self.validation.ensure_valid()?;
-        self.notify.ensure_valid(&self.slack_webhook)
+        self.notify.ensure_valid(&self.slack_webhook)?;
+        self.prometheus.ensure_valid(&self.schema())
     }
 
     fn ensure_unique_metric_names(&self) -> Result<()> {
@@ -299,6 +318,10 @@ mod tests {
         refused("training_window_days = 4000000", &[], "at most 3660");
         refused("[model]\nhorizon = 9000000000", &[], "at most 100000");
         refused("[window]\nholdout_hours = 4000000000", &[], "window.holdout_hours");
+        refused("[quality]\nmax_missing = 1.5", &[], "quality.max_missing is a share");
+        refused("[quality]\ndrift_effect = 0", &[], "quality.drift_effect must be");
+        refused("[quality]\nresize_ratio = 1", &[], "quality.resize_ratio must be");
+        refused("[quality]\nstop_on = [\"drifted\"]", &[], "did you mean `drift`");
         refused("[training]\nlearning_rate = inf", &[], "training.learning_rate");
         refused("[training]\nema_decay = 1.0", &[], "training.ema_decay");
         refused("[training]\nema_decay = -0.1", &[], "training.ema_decay");

@@ -19,8 +19,13 @@ const MAX_HOLDOUT_HOURS: u32 = 24 * super::MAX_WINDOW_DAYS;
 const DAY_SECS: u64 = 86_400;
 const YEAR_SECS: u64 = 366 * DAY_SECS;
 
-fn require(fine: bool, message: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn require(fine: bool, message: impl FnOnce() -> String) -> Result<()> {
     if fine { Ok(()) } else { Err(Refusal::usage(message())) }
+}
+
+/// Whether `text` says where a secret is, rather than being one.
+pub(super) fn is_secret_reference(text: &str) -> bool {
+    ["env:", "file:", "cred:"].iter().any(|kind| text.starts_with(kind))
 }
 
 /// `[series]`: the clock of the data.
@@ -314,8 +319,7 @@ impl Default for NotifyConfig {
 
 impl NotifyConfig {
     pub(super) fn ensure_valid(&self, slack_webhook: &str) -> Result<()> {
-        let is_reference = ["env:", "file:", "cred:"].iter().any(|kind| slack_webhook.starts_with(kind));
-        require(slack_webhook.is_empty() || is_reference, || {
+        require(slack_webhook.is_empty() || is_secret_reference(slack_webhook), || {
             "slack_webhook is a secret: write env:NAME, file:PATH or cred:NAME, never the address itself"
                 .into()
         })?;

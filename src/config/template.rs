@@ -38,8 +38,11 @@ pub fn render(config: &Config) -> String {
             writeln!(text, "# (none)").expect("writing to a string cannot fail");
         }
         for entry in entries {
-            writeln!(text, "[[{list}]]\n{entry}", entry = entry.as_table().expect("entries are tables"))
-                .expect("writing to a string cannot fail");
+            writeln!(text, "[[{list}]]").expect("writing to a string cannot fail");
+            for (key, value) in entry.as_table().expect("entries are tables") {
+                writeln!(text, "{key} = {value}").expect("writing to a string cannot fail");
+            }
+            text.push('\n');
         }
     }
     text
@@ -75,10 +78,14 @@ const SCALARS: [(&str, &str); 15] = [
     ("max_training_duration_hours", "Training stops cleanly before this is over."),
 ];
 
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 10] = [
     (
         "buffer",
         "retention_action = \"archive\" moves days that are too old to archive_dir (another disk will do) instead of\ndeleting them. Rows are refused while less than min_free_disk_mb is free, so that open days can still be sealed.",
+    ),
+    (
+        "input",
+        "What the sources call things. timestamp, server_name, profile and status are columns or members; server_tag\nis the tag of Telegraf records that names the server. timestamp_unit: what numeric times count (s, ms, us, ns;\nauto: s below 10^11, else ms). timestamp_zone: zone of times that name none, such as \"Europe/Berlin\"; empty:\nsuch times are refused. status_values = { up = \"healthy\" } gives a source's statuses the names used here.",
     ),
     (
         "series",
@@ -87,6 +94,10 @@ const SECTIONS: [(&str, &str); 8] = [
     (
         "window",
         "What a training window must hold. Gaps of at most max_gap_steps are filled and masked; longer ones\nend a sample. holdout_hours (and one horizon) at the end are kept for the exam.",
+    ),
+    (
+        "quality",
+        "Beyond which limits the quality report of a window speaks (docs/quality-report.md has the rules). Shares are\n0..1, drift is in standard deviations, resize_ratio and unit_tolerance are relative. A finding of a rule in stop_on\nends the run with exit 4 when it befalls a target on at least half of the servers; the others are told.",
     ),
     (
         "model",
@@ -102,13 +113,21 @@ const SECTIONS: [(&str, &str); 8] = [
         "retention",
         "What is kept: models besides the champion and its predecessors, training states of lineages that were\nleft, days of windows, forecasts, logs.",
     ),
+    (
+        "prometheus",
+        "What `buffer import --prometheus` asks: queries = { cpu_user_pct = \"PromQL\" }, one per metric; server_label names\nthe server of a series, strip_port makes `host` of `host:9100`. Secrets (bearer_token, the values of headers) are\nwritten env:NAME, file:PATH or cred:NAME. docs/prometheus.md has queries for node_exporter.",
+    ),
 ];
 
-const LISTS: [(&str, &str); 2] = [
+const LISTS: [(&str, &str); 3] = [
     ("profile", "Kinds of server by the prefix of their names; the first that fits counts, else `generic`."),
     (
         "metric",
         "The columns. aggregation (mean, max, min, sum, last) makes one value per step; out_of_range = \"keep\"\nor \"quarantine\" decides about values outside min..max; alert_above is what `predict` watches.",
+    ),
+    (
+        "column",
+        "Source columns that are metrics under another name or in another unit: metric = source * scale + offset.\nOf Telegraf records the source is measurement.field, and tags chooses one of several series:\n  [[column]]\n  source = \"net.bytes_recv\"\n  metric = \"net_in_mb_s\"\n  scale = 1e-6\n  tags = { interface = \"eth0\" }",
     ),
 ];
 
@@ -130,7 +149,7 @@ mod tests {
         let table = toml::Table::try_from(Config::default()).unwrap();
         let text = render(&Config::default());
         for key in table.keys() {
-            let found = ["", "[", "[["].iter().any(|open| text.contains(&format!("\n{open}{key}")));
+            let found = ["", "[", "[[", "#   [["].iter().any(|open| text.contains(&format!("\n{open}{key}")));
             assert!(found, "{key} is missing from the template");
         }
     }

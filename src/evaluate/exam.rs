@@ -1,58 +1,63 @@
 //! One exam for all: the same rows, the same divisors, the same code, whoever is examined.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 
 use super::baselines::{Baseline, Ground, Naive};
 use super::divisor::Divisors;
+use super::exam_grids::ExamGrids;
 use super::forecast::for_each_batch;
 use super::score::Scorer;
 use super::scores::Scores;
 use crate::config::Config;
-use crate::dataset::{Dataset, Preprocessing, SampleKey};
+use crate::dataset::{Preprocessing, SampleKey};
 use crate::progress::{Progress, Tick};
 use crate::schema::Metric;
 use crate::train::artifact::TrainedModel;
-use crate::window::{Grid, Split};
 
 /// The rows and the yardstick of one evaluation.
 pub struct Exam<'a> {
-    grid: Arc<Grid>,
-    split: Split,
+    grids: ExamGrids,
+    /// In steps of the window's end, as models count.
+    keys_of_end: Vec<SampleKey>,
+    /// The same in steps of the window.
     keys: Vec<SampleKey>,
     config: &'a Config,
-    /// Metric positions of the targets in the grid.
+    /// Metric positions of the targets in their grid.
     targets: Vec<usize>,
     divisors: Divisors,
 }
 
 impl<'a> Exam<'a> {
-    /// Sets an exam: forecasts of `keys` against the grid's own values, in units measured on the training part.
+    /// Sets an exam: forecasts of the holdout samples of `lineage` against the window's own values, in units measured on
+    /// the training part.
     ///
-    /// - Errors: a target of the config is no metric of the grid, or there are no samples.
-    pub fn new(grid: &Arc<Grid>, split: &Split, keys: Vec<SampleKey>, config: &'a Config) -> Result<Self> {
-        ensure!(!keys.is_empty(), "the holdout has no samples to be examined on");
+    /// - Errors: the lineage does not fit the window, a target of the config is no metric of it, or there are no samples.
+    pub fn new(grids: ExamGrids, lineage: &Preprocessing, config: &'a Config) -> Result<Self> {
+        let end = grids.end();
+        let keys_of_end = end.holdout_keys(&end.dataset(lineage.clone(), config)?, config);
+        ensure!(!keys_of_end.is_empty(), "the holdout has no samples to be examined on");
+        let keys = keys_of_end.iter().map(|key| end.to_window(key)).collect();
+        let grid = &grids.targets;
         let position = |name: &String| {
             let position = grid.metrics.iter().position(|metric| metric == name);
             position.with_context(|| format!("find target {name} in the window"))
         };
         let targets: Vec<usize> = config.model.targets.iter().map(position).collect::<Result<_>>()?;
-        let divisors = Divisors::fit(grid, &targets, split.train_end);
-        Ok(Self { grid: grid.clone(), split: *split, keys, config, targets, divisors })
+        let divisors = Divisors::fit(grid, &targets, grids.split.train_end);
+        Ok(Self { grids, keys_of_end, keys, config, targets, divisors })
     }
 
-    /// The samples, in the order of [`Scores::sample_loss`].
+    /// The samples, in steps of the window and in the order of [`Scores::sample_loss`].
     pub fn keys(&self) -> &[SampleKey] {
         &self.keys
     }
 
     fn ground(&self) -> Ground<'_> {
         Ground {
-            grid: &self.grid,
+            grid: &self.grids.targets,
             targets: &self.targets,
-            train_end: self.split.train_end,
+            train_end: self.grids.split.train_end,
             horizon: self.config.model.horizon,
             quantiles: self.config.quantiles(),
         }
@@ -79,13 +84,13 @@ pub fn score_model(
     progress: &dyn Progress,
 ) -> Result<Scores> {
     ensure_examinable(&model.preprocessing, exam.config).with_context(|| format!("examine {forecaster}"))?;
-    let max_gap_steps = exam.config.window.max_gap_steps;
-    let dataset = Dataset::new(exam.grid.clone(), model.preprocessing.clone(), max_gap_steps)?;
+    let end = exam.grids.end();
+    let dataset = end.dataset(model.preprocessing.clone(), exam.config)?;
     let mut scorer = exam.scorer()?;
     let mut n_done = 0;
-    for_each_batch(model, &dataset, &exam.keys, device, &mut |keys, forecasts| {
+    for_each_batch(model, &dataset, &exam.keys_of_end, device, &mut |keys, forecasts| {
         for (i, key) in keys.iter().enumerate() {
-            scorer.add(key, forecasts.sample(i));
+            scorer.add(&end.to_window(key), forecasts.sample(i));
         }
         scorer.add_crossings(forecasts.n_crossing, forecasts.n_pairs);
         n_done += keys.len() as u64;

@@ -1,17 +1,19 @@
 //! How good a forecaster is: models and baselines on the same rows, scored by the same code.
 //!
-//! [`exam`] sets the rows and scores models and [`baselines`]; [`forecast`] runs a network without recording;
+//! [`exam_grids`] reads what an exam needs of a window; [`exam`] sets the rows and scores models and [`baselines`]; [`forecast`] runs a network without recording;
 //! [`score`] turns forecasts and truth into [`scores`], in units of [`divisor`]. Which score is good enough is
 //! not decided here.
 
 pub mod baselines;
 pub mod divisor;
 pub mod exam;
+pub mod exam_grids;
 pub mod forecast;
 pub mod score;
 pub mod scores;
 
 pub use exam::{Exam, ensure_examinable, score_baselines, score_model};
+pub use exam_grids::{ExamGrids, WindowEnd};
 pub use forecast::{Forecasts, predict};
 pub use scores::{Scores, Slice, TargetScores};
 

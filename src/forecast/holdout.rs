@@ -6,7 +6,6 @@
 //! exam scores: in the metric's unit, sorted along the quantiles, cut to the metric's range.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
@@ -16,8 +15,8 @@ use super::make::target_metrics;
 use super::store::{datetime_column, quantile_column};
 use crate::config::Config;
 use crate::dataset::{Dataset, SampleKey};
-use crate::evaluate::Forecasts;
 use crate::evaluate::forecast::for_each_batch;
+use crate::evaluate::{Forecasts, WindowEnd};
 use crate::fsx;
 use crate::schema::Metric;
 use crate::train::TrainedModel;
@@ -34,9 +33,9 @@ pub fn write_holdout(
     config: &Config,
     device: &Device,
 ) -> Result<usize> {
-    let grid = Arc::new(window.read_grid()?);
-    let dataset = Dataset::new(grid, model.preprocessing.clone(), config.window.max_gap_steps)?;
-    let keys = dataset.holdout_keys(&window.manifest.split, config.validation.max_samples);
+    let end = WindowEnd::read(window, config)?;
+    let dataset = end.dataset(model.preprocessing.clone(), config)?;
+    let keys = end.holdout_keys(&dataset, config);
     let metrics = target_metrics(config, model)?;
     fsx::write_durable_with(path, |file| {
         let empty = Forecasts { quantiles: model.preprocessing.quantiles.clone(), ..Forecasts::default() };

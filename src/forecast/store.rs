@@ -1,6 +1,6 @@
 //! Kept forecasts: ordinary parquet, one row per server, metric and step, one file per logical date.
 
-use std::fs::File;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use polars::prelude::{
 
 use super::FleetForecast;
 use crate::calendar;
-use crate::fsx;
+use crate::fsx::{self, File};
 use crate::site::Site;
 
 /// Where the forecast of a logical date is kept.
@@ -113,7 +113,7 @@ pub(super) struct KeptRow {
 /// - Errors: the file is unreadable or lacks a column; it is named.
 pub(super) fn read_kept(path: &Path) -> Result<KeptForecast> {
     let read = || -> Result<KeptForecast> {
-        let frame = ParquetReader::new(File::open(path)?).finish()?;
+        let frame = ParquetReader::new(fs::File::open(path)?).finish()?;
         let names: Vec<String> = frame.get_column_names().iter().map(|name| name.to_string()).collect();
         let levels: Vec<(f64, &String)> = names
             .iter()

@@ -1,6 +1,7 @@
 //! One at a time: a lock that outlives no process, and says who holds it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, TryLockError};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::error::Refusal;
 
+use super::disk::{self, File};
 use super::{create_dir_durable, folder_of};
 
 /// An exclusive advisory lock on a file; the operating system lets go of it when the holder dies.
@@ -26,13 +28,7 @@ impl Lock {
     pub fn acquire(path: &Path, holder: &str) -> Result<Self> {
         create_dir_durable(folder_of(path))?;
         let holder_path = holder_path(path);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .with_context(|| format!("open {}", path.display()))?;
+        let file = File::open_or_create(path).with_context(|| format!("open {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -43,7 +39,7 @@ impl Lock {
                 return Err(error).with_context(|| format!("lock {}", path.display()));
             }
         }
-        fs::write(&holder_path, holder).with_context(|| format!("write {}", holder_path.display()))?;
+        write_holder(&holder_path, holder).with_context(|| format!("write {}", holder_path.display()))?;
         Ok(Self { holder_path, _file: file })
     }
 
@@ -64,8 +60,15 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // Tidiness only, and while the lock is still held: the next holder writes its own words.
-        let _ = fs::remove_file(&self.holder_path);
+        let _ = disk::remove_file(&self.holder_path);
     }
+}
+
+/// For people, and for as long as the lock is held: it need not survive anything.
+fn write_holder(path: &Path, holder: &str) -> io::Result<()> {
+    let mut file = File::open_or_create(path)?;
+    file.set_len(0)?;
+    file.write_all(holder.as_bytes())
 }
 
 /// Where the holder of the lock at `path` says who it is.

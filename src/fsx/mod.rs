@@ -2,16 +2,21 @@
 //!
 //! - [`write_durable`] replaces one file. - [`StagedDir`] makes a folder visible only when it is complete.
 //! - [`append_durable`] adds one line to a log. - [`Lock`] keeps two runs apart.
+//! - [`rename_durable`], [`remove_file`] and [`discard_dir`] move and delete. - [`disk`] is below all of them.
 //!
 //! What a crash leaves: names that begin with `.staging-` are unfinished work and may be deleted by whoever
 //! holds the site lock ([`sweep_staging`]); every other name is complete.
 
 mod digest;
+pub mod disk;
 mod lock;
 mod room;
+#[cfg(test)]
+pub mod simulated;
 mod staged;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -19,12 +24,13 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::platform;
-
 pub use digest::{FileDigest, MANIFEST, digest_dir, sha256_bytes, sha256_file, verify_digests};
+pub use disk::File;
 pub use lock::Lock;
 pub use room::ensure_room;
 pub use staged::{STAGING_PREFIX, StagedDir, sweep_staging};
+
+use staged::StagedFile;
 
 /// Replaces `path` with `bytes`, so that a reader or a crash sees the old content or the new, never a mixture.
 ///
@@ -38,13 +44,11 @@ pub fn write_durable(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_durable_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let folder = folder_of(path);
     create_dir_durable(folder)?;
-    let mut staged = staged::builder(platform::file_permissions())
-        .tempfile_in(folder)
-        .with_context(|| format!("stage {}", path.display()))?;
-    write(staged.as_file_mut()).with_context(|| format!("write {}", path.display()))?;
-    staged.as_file().sync_all().with_context(|| format!("sync {}", path.display()))?;
-    staged.persist(path).with_context(|| format!("replace {}", path.display()))?;
-    platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))
+    let mut staged = StagedFile::new(folder).with_context(|| format!("stage {}", path.display()))?;
+    write(&mut staged.file).with_context(|| format!("write {}", path.display()))?;
+    staged.file.sync_all().with_context(|| format!("sync {}", path.display()))?;
+    staged.rename(path).with_context(|| format!("replace {}", path.display()))?;
+    sync_dir(folder)
 }
 
 /// [`write_durable`] of `value` as indented JSON with a final newline.
@@ -125,13 +129,7 @@ pub fn append_durable(path: &Path, line: &str) -> Result<()> {
     let folder = folder_of(path);
     create_dir_durable(folder)?;
     let is_new = !path.exists();
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
-        .with_context(|| format!("open {}", path.display()))?;
+    let mut file = File::open_or_create(path).with_context(|| format!("open {}", path.display()))?;
     let write = |file: &mut File| -> io::Result<()> {
         let end = end_of_last_line(file)?;
         file.set_len(end)?;
@@ -140,10 +138,7 @@ pub fn append_durable(path: &Path, line: &str) -> Result<()> {
         file.sync_all()
     };
     write(&mut file).with_context(|| format!("append to {}", path.display()))?;
-    if is_new {
-        platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))?;
-    }
-    Ok(())
+    if is_new { sync_dir(folder) } else { Ok(()) }
 }
 
 /// The length of `file` up to and including its last newline.
@@ -178,13 +173,46 @@ pub fn create_dir_durable(dir: &Path) -> Result<()> {
     }
     let parent = folder_of(dir);
     create_dir_durable(parent)?;
-    match fs::create_dir(dir) {
+    match disk::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(error).with_context(|| format!("create {}", dir.display()));
         }
         _ => {}
     }
-    platform::sync_dir(parent).with_context(|| format!("sync {}", parent.display()))
+    sync_dir(parent)
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_dir(dir: &Path) -> Result<()> {
+    disk::sync_dir(dir).with_context(|| format!("sync {}", dir.display()))
+}
+
+/// Renames within a folder, durably: a crash leaves the one name or the other.
+pub fn rename_durable(from: &Path, to: &Path) -> Result<()> {
+    disk::rename(from, to).with_context(|| format!("rename {} to {}", from.display(), to.display()))?;
+    sync_dir(folder_of(to))
+}
+
+/// Removes a file; one that is gone already is fine. After a power cut it may be there again.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match disk::remove_file(path) {
+        Err(error) if !is_absence(&error) => Err(error).with_context(|| format!("remove {}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes a folder: first out of sight as a whole, durably, and then for good.
+///
+/// A crash leaves it whole, or a `.staging-` folder that the next sweep takes.
+pub fn discard_dir(dir: &Path) -> Result<()> {
+    let aside = folder_of(dir).join(staged::fresh_name());
+    rename_durable(dir, &aside).with_context(|| format!("delete {}", dir.display()))?;
+    disk::remove_dir_all(&aside).with_context(|| format!("delete {}", dir.display()))
+}
+
+/// A number that no other process has: it keeps names apart.
+pub fn nonce() -> u32 {
+    RandomState::new().build_hasher().finish() as u32
 }
 
 #[cfg(test)]

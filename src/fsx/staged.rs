@@ -1,6 +1,5 @@
 //! Folders in the making, and the sweeping of what nobody finished.
 
-use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,30 +7,55 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::platform;
-
 use super::digest::{FileDigest, MANIFEST, digest_dir};
-use super::{create_dir_durable, folder_of, list_dir, write_json};
+use super::disk::{self, File};
+use super::{create_dir_durable, folder_of, list_dir, nonce, sync_dir, write_json};
 
 /// What the names of unfinished files and folders begin with.
 pub const STAGING_PREFIX: &str = ".staging-";
 
-/// Makes staged files and folders that end up with the permissions anybody's would: other tools read our parquet.
-pub(super) fn builder(permissions: Option<fs::Permissions>) -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(STAGING_PREFIX);
-    if let Some(permissions) = permissions {
-        builder.permissions(permissions);
+/// A name that nothing in any folder has yet.
+pub(super) fn fresh_name() -> String {
+    format!("{STAGING_PREFIX}{}-{:08x}", std::process::id(), nonce())
+}
+
+/// A file in the making: dropped before [`StagedFile::rename`], it is deleted.
+pub(super) struct StagedFile {
+    pub file: File,
+    path: PathBuf,
+    is_staged: bool,
+}
+
+impl StagedFile {
+    pub fn new(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(fresh_name());
+        Ok(Self { file: File::create_new(&path)?, path, is_staged: true })
     }
-    builder
+
+    /// Puts it under its name, in the place of what was there.
+    pub fn rename(mut self, to: &Path) -> io::Result<()> {
+        disk::rename(&self.path, to)?;
+        self.is_staged = false;
+        Ok(())
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if self.is_staged {
+            // Tidiness only: what stays is swept later.
+            let _ = disk::remove_file(&self.path);
+        }
+    }
 }
 
 /// A folder in the making, invisible under its own name until [`StagedDir::publish`].
 ///
 /// Dropped unpublished, it is deleted.
 pub struct StagedDir {
-    staging: tempfile::TempDir,
+    staging: PathBuf,
     target: PathBuf,
+    is_staged: bool,
 }
 
 impl StagedDir {
@@ -39,15 +63,14 @@ impl StagedDir {
     pub fn new(target: &Path) -> Result<Self> {
         let folder = folder_of(target);
         create_dir_durable(folder)?;
-        let staging = builder(platform::dir_permissions())
-            .tempdir_in(folder)
-            .with_context(|| format!("stage {}", target.display()))?;
-        Ok(Self { staging, target: target.to_owned() })
+        let staging = folder.join(fresh_name());
+        disk::create_dir(&staging).with_context(|| format!("stage {}", target.display()))?;
+        Ok(Self { staging, target: target.to_owned(), is_staged: true })
     }
 
     /// Where to write the files meanwhile.
     pub fn path(&self) -> &Path {
-        self.staging.path()
+        &self.staging
     }
 
     /// Syncs every file, writes `manifest.json` last, and renames the folder to its target.
@@ -56,15 +79,11 @@ impl StagedDir {
     /// leaves a `.staging-` folder, after it the complete target.
     ///
     /// - Errors: `target` exists already, or the disk refuses.
-    pub fn publish<M: Serialize>(self, manifest: impl FnOnce(Vec<FileDigest>) -> M) -> Result<PathBuf> {
+    pub fn publish<M: Serialize>(mut self, manifest: impl FnOnce(Vec<FileDigest>) -> M) -> Result<PathBuf> {
         self.seal(manifest)?;
         anyhow::ensure!(!self.target.exists(), "{} exists already", self.target.display());
-        let target = self.target.clone();
-        let folder = folder_of(&target);
-        let staging = self.staging.keep();
-        fs::rename(&staging, &target).with_context(|| format!("publish {}", target.display()))?;
-        platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))?;
-        Ok(target)
+        self.show()?;
+        Ok(self.target.clone())
     }
 
     /// [`StagedDir::publish`] over an existing `target`, which is kept as `previous`.
@@ -72,37 +91,54 @@ impl StagedDir {
     /// The old `previous` is set aside and deleted last. A crash in between can leave `target` missing while
     /// `previous` holds the older state: readers fall back to `previous`.
     pub fn publish_over<M: Serialize>(
-        self,
+        mut self,
         previous: &Path,
         manifest: impl FnOnce(Vec<FileDigest>) -> M,
     ) -> Result<()> {
         self.seal(manifest)?;
-        let folder = folder_of(&self.target).to_owned();
-        let aside = tempfile::Builder::new().prefix(STAGING_PREFIX).tempdir_in(&folder)?;
-        if self.target.exists() {
-            if previous.exists() {
-                fs::rename(previous, aside.path().join("previous"))
-                    .with_context(|| format!("set {} aside", previous.display()))?;
-            }
-            fs::rename(&self.target, previous).with_context(|| format!("keep {}", previous.display()))?;
+        let aside = folder_of(&self.target).join(fresh_name());
+        let has_aside = self.target.exists() && previous.exists();
+        if has_aside {
+            disk::rename(previous, &aside).with_context(|| format!("set {} aside", previous.display()))?;
         }
-        let target = self.target.clone();
-        let staging = self.staging.keep();
-        fs::rename(&staging, &target).with_context(|| format!("publish {}", target.display()))?;
-        platform::sync_dir(&folder).with_context(|| format!("sync {}", folder.display()))
+        if self.target.exists() {
+            disk::rename(&self.target, previous).with_context(|| format!("keep {}", previous.display()))?;
+        }
+        self.show()?;
+        if has_aside {
+            // Tidiness only, now that the new one is durable: what stays is swept later.
+            let _ = disk::remove_dir_all(&aside);
+        }
+        Ok(())
     }
 
+    /// Syncs every file, and completes the folder with its manifest.
     fn seal<M: Serialize>(&self, manifest: impl FnOnce(Vec<FileDigest>) -> M) -> Result<()> {
         let digests = digest_dir(self.path())?;
         for digest in &digests {
             let path = self.path().join(&digest.name);
-            OpenOptions::new()
-                .write(true)
-                .open(&path)
+            File::open_existing(&path)
                 .and_then(|file| file.sync_all())
                 .with_context(|| format!("sync {}", path.display()))?;
         }
         write_json(&self.path().join(MANIFEST), &manifest(digests))
+    }
+
+    /// Gives it its own name.
+    fn show(&mut self) -> Result<()> {
+        let target = &self.target;
+        disk::rename(&self.staging, target).with_context(|| format!("publish {}", target.display()))?;
+        self.is_staged = false;
+        sync_dir(folder_of(target))
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        if self.is_staged {
+            // Tidiness only: what stays is swept later.
+            let _ = disk::remove_dir_all(&self.staging);
+        }
     }
 }
 
@@ -122,7 +158,7 @@ pub fn sweep_staging(dir: &Path, untouched_for: Duration) -> Result<()> {
             if metadata.modified()?.elapsed().unwrap_or_default() < untouched_for {
                 return Ok(());
             }
-            if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+            if metadata.is_dir() { disk::remove_dir_all(&path) } else { disk::remove_file(&path) }
         };
         match sweep() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -138,6 +174,7 @@ pub fn sweep_staging(dir: &Path, untouched_for: Duration) -> Result<()> {
 mod tests {
     use super::super::{read_json, sha256_bytes, verify_digests};
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_folder_appears_whole_with_its_manifest() {

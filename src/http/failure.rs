@@ -5,8 +5,20 @@ use std::fmt;
 use std::io;
 
 const EXCERPT_CHARS: usize = 200;
+const REPLY_CHARS: usize = 4096;
 /// Shorter pieces of an address (`v1`, `api`) are words, not secrets; blanking them would garble the text.
 const MIN_SECRET_CHARS: usize = 5;
+
+/// What a caller may branch on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The server answered with this status.
+    Status(u16),
+    /// The reply is longer than the request allows.
+    TooLong,
+    /// There was no answer, or no way to ask.
+    NoAnswer,
+}
 
 /// A request that was not answered well.
 #[derive(Debug, Clone)]
@@ -16,11 +28,15 @@ pub struct HttpError {
     pub n_attempts: u32,
     /// What the last attempt met.
     pub what: String,
+    pub kind: FailureKind,
+    /// What the server said with its status: one line of at most 4096 characters, secrets blanked.
+    pub reply: String,
 }
 
 impl HttpError {
-    pub(super) fn new(url: &str, n_attempts: u32, what: String) -> Self {
-        Self { target: target_of(url), n_attempts, what }
+    pub(super) fn new(url: &str, n_attempts: u32, trouble: super::Trouble) -> Self {
+        let super::Trouble { what, kind, reply, .. } = trouble;
+        Self { target: target_of(url), n_attempts, what, kind, reply }
     }
 }
 
@@ -54,12 +70,17 @@ pub fn redact(text: &str, secrets: &[&str]) -> String {
     secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "[secret]"))
 }
 
-/// The first words of a reply, on one line; secrets are blanked before it is cut, so that no half of one stays.
-pub(super) fn excerpt(body: &[u8], secrets: &[&str]) -> String {
+/// A reply on one line; secrets are blanked before it is cut, so that no half of one stays.
+pub(super) fn reply_text(body: &[u8], secrets: &[&str]) -> String {
     let text = redact(&String::from_utf8_lossy(body), secrets);
     let is_gap = |c: char| c.is_whitespace() || c.is_control();
     let words: Vec<&str> = text.split(is_gap).filter(|word| !word.is_empty()).collect();
-    words.join(" ").chars().take(EXCERPT_CHARS).collect()
+    words.join(" ").chars().take(REPLY_CHARS).collect()
+}
+
+/// Its first words.
+pub(super) fn excerpt(reply: &str) -> String {
+    reply.chars().take(EXCERPT_CHARS).collect()
 }
 
 /// A client error in words of our own, and whether trying again can help.

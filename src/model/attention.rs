@@ -9,7 +9,8 @@ use candle_core::Tensor;
 use super::layout::{Initial, Layout};
 use super::linear::Linear;
 use super::params::Params;
-use crate::ops::{AttentionMask, Dropout, attention, attention_weights};
+use crate::ops::passage::{FromAttention, ToAttention};
+use crate::ops::{AttentionMask, Dropout, GateWeights, GrnWeights, attention, attention_weights};
 
 /// The attention of the forecast steps to all steps.
 pub struct Attention {
@@ -59,6 +60,25 @@ impl Attention {
         let (queries, keys) = self.project(x_query, x)?;
         let mean = attention(&queries, &keys, &self.value.forward(x)?, mask, dropout)?;
         Ok(dropout.apply(&self.output.forward(&mean)?)?)
+    }
+
+    /// The blocks before and behind [`crate::ops::attention()`], with those of the network around them.
+    pub(super) fn passages<'a>(
+        &self,
+        (gate, enrichment): (&'a GateWeights, &'a GrnWeights),
+        (post, feed_forward, pre_output): (&'a GateWeights, &'a GrnWeights, &'a GateWeights),
+        heads: &[Linear],
+    ) -> Result<(ToAttention<'a>, FromAttention<'a>)> {
+        let to = ToAttention {
+            gate,
+            enrichment,
+            queries: Linear::joined(&self.queries)?.weights(),
+            keys: Linear::joined(&self.keys)?.weights(),
+            values: self.value.weights(),
+        };
+        let heads = heads.iter().map(Linear::weights).collect();
+        let output = self.output.weights();
+        Ok((to, FromAttention { output, gate: post, feed_forward, pre_output, heads }))
     }
 
     /// What each head looks at, for people: no gradient flows back.

@@ -27,6 +27,10 @@ impl GateAddNorm {
         Ok(GateAddNorm { weights: GateWeights { gate, norm } })
     }
 
+    pub(super) fn weights(&self) -> &GateWeights {
+        &self.weights
+    }
+
     /// - Shapes: `x [.., in]`, `skip [.., out]` -> `[.., out]`. Dropout acts on `x`.
     pub fn forward(&self, x: &Tensor, skip: &Tensor, dropout: &Dropout) -> candle_core::Result<Tensor> {
         gate_add_norm(x, skip, &self.weights, dropout.site())

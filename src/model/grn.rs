@@ -58,12 +58,19 @@ impl Grn {
         Ok(Grn { weights: load_weights(scope)?, context })
     }
 
+    /// The parameters, without those of the context.
+    pub(super) fn weights(&self) -> &GrnWeights {
+        &self.weights
+    }
+
+    /// A context as the block takes it; `None` for a block without one.
+    pub(super) fn project(&self, context: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        self.context.as_ref().map(|layer| layer.forward(context)).transpose()
+    }
+
     /// - Shapes: `x [B, .., in]`, `context [B, 1, .., D]`, the same for all rows of a sample -> `[B, .., out]`.
     pub fn forward(&self, x: &Tensor, context: Option<&Tensor>, dropout: &Dropout) -> Result<Tensor> {
-        let projected = match (&self.context, context) {
-            (Some(layer), Some(context)) => Some(layer.forward(context)?),
-            _ => None,
-        };
+        let projected = context.map(|context| self.project(context)).transpose()?.flatten();
         Ok(grn(x, projected.as_ref(), &self.weights, dropout.site())?)
     }
 }

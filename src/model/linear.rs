@@ -37,6 +37,11 @@ impl Linear {
         Some((self.weight.clone(), self.bias.clone()?))
     }
 
+    /// Its parameters.
+    pub(super) fn weights(&self) -> (Tensor, Option<Tensor>) {
+        (self.weight.clone(), self.bias.clone())
+    }
+
     /// Width of the output.
     pub fn n_outputs(&self) -> candle_core::Result<usize> {
         self.weight.dim(0)

@@ -8,6 +8,8 @@ use super::*;
 use crate::ops::check::{assert_close, noise, values};
 use crate::ops::random::Key;
 
+mod passage;
+
 fn names(list: &[&str]) -> Vec<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }

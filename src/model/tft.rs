@@ -5,7 +5,7 @@
 //! leave in the unit of `target_scale`: with centre 0, scale 1 and no transformation that is the network's own.
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Result as CandleResult, Tensor};
 
 use super::attention::Attention;
 use super::config::TftConfig;
@@ -20,7 +20,8 @@ use super::stacked_lstm::{LayerState, StackedLstm};
 use super::static_encoder::{StaticContexts, StaticEncoder};
 use super::transform::Transformation;
 use super::vsn::{Selection, Vsn};
-use crate::ops::{AttentionMask, Decoder, Dropout};
+use crate::ops::passage::{Attending, from_attention, to_attention};
+use crate::ops::{AttentionMask, Decoder, Dropout, attention, has_fused_form};
 
 /// A batch: `L` history steps and `H` forecast steps of `B` samples, each part padded on the right.
 ///
@@ -102,6 +103,12 @@ struct Parts<T> {
     decoder: T,
 }
 
+/// What the LSTMs put out; no history without a single step.
+struct Sequences {
+    encoder: Option<Tensor>,
+    decoder: Tensor,
+}
+
 impl Tft {
     /// Declares the output layers: one, or one per target.
     pub(super) fn declare_outputs(layout: &mut Layout, config: &TftConfig) {
@@ -161,15 +168,22 @@ impl Tft {
         };
         let statics = self.encode_static(input, &dropout)?;
         let selections = self.select(input, &statics, &dropout)?;
-        let temporal = self.run_lstms(input, &statics, &selections, &dropout)?;
-        let explain = *mode == Mode::Explain;
-        let (decoded, attention) = self.attend(input, &statics, &temporal, &dropout, explain)?;
+        let sequences = self.run_lstms(input, &statics, &selections, &dropout)?;
+        let (raw, attention) = if *mode == Mode::Eval && can_pass(&sequences.decoder) {
+            (self.pass(input, &statics, &selections, &sequences)?, None)
+        } else {
+            let temporal = self.gate_sequences(&selections, &sequences, &dropout)?;
+            let explain = *mode == Mode::Explain;
+            let (decoded, attention) = self.attend(input, &statics, &temporal, &dropout, explain)?;
+            let raw = self.outputs.iter().map(|layer| layer.forward(&decoded));
+            (raw.collect::<CandleResult<_>>()?, attention)
+        };
         let static_variables = match statics.weights.dim(1)? {
             0 => statics.weights,
             _ => statics.weights.unsqueeze(1)?,
         };
         Ok(TftOutput {
-            prediction: self.put_out(&decoded, &input.target_scale)?,
+            prediction: self.put_out(&raw, &input.target_scale)?,
             attention,
             static_variables,
             encoder_variables: selections.encoder.weights.unsqueeze(2)?,
@@ -205,23 +219,59 @@ impl Tft {
         })
     }
 
-    /// Both LSTMs and the gate behind them: `[B, L, D]` and `[B, H, D]`.
+    /// Both LSTMs: `[B, L, D]` (`None` without a single step) and `[B, H, D]`.
     fn run_lstms(
         &self,
         input: &TftInput,
         statics: &StaticContexts,
         selections: &Parts<Selection>,
         dropout: &Dropout,
-    ) -> Result<Parts<Tensor>> {
+    ) -> Result<Sequences> {
         let (encoder, decoder) = (&selections.encoder.selected, &selections.decoder.selected);
         let (history, states) = self.encode_history(encoder, statics, &input.encoder_lengths, dropout)?;
         let lengths = Some(input.decoder_lengths.as_slice());
         let (future, _) = self.decoder_lstm.forward(decoder, &states, lengths, dropout)?;
-        let history = match history {
-            Some(history) => self.post_lstm.forward(&history, encoder, dropout)?,
+        Ok(Sequences { encoder: history, decoder: future })
+    }
+
+    /// The gate behind the LSTMs.
+    fn gate_sequences(
+        &self,
+        selections: &Parts<Selection>,
+        sequences: &Sequences,
+        dropout: &Dropout,
+    ) -> Result<Parts<Tensor>> {
+        let (encoder, decoder) = (&selections.encoder.selected, &selections.decoder.selected);
+        let history = match &sequences.encoder {
+            Some(history) => self.post_lstm.forward(history, encoder, dropout)?,
             None => encoder.clone(),
         };
-        Ok(Parts { encoder: history, decoder: self.post_lstm.forward(&future, decoder, dropout)? })
+        Ok(Parts { encoder: history, decoder: self.post_lstm.forward(&sequences.decoder, decoder, dropout)? })
+    }
+
+    /// From the LSTMs to the outputs of each target, `[B, H, Q]`: [`Tft::gate_sequences`], [`Tft::attend`] and the output
+    /// layers, with the same result, for a pass that nothing is recorded of.
+    fn pass(
+        &self,
+        input: &TftInput,
+        statics: &StaticContexts,
+        selections: &Parts<Selection>,
+        sequences: &Sequences,
+    ) -> Result<Vec<Tensor>> {
+        let (to, from) = self.attention.passages(
+            (self.post_lstm.weights(), self.enrichment.weights()),
+            (self.post_attention.weights(), self.feed_forward.weights(), self.pre_output.weights()),
+            &self.outputs,
+        )?;
+        let context =
+            self.enrichment.project(&statics.c_enrichment)?.context("the enrichment has a context")?;
+        let history = sequences.encoder.as_ref().map(|history| [history, &selections.encoder.selected]);
+        let future = [&sequences.decoder, &selections.decoder.selected];
+        let Attending { queries, keys, values, gated, enriched } =
+            to_attention(history, future, &context, &to)?;
+        let mask = self.attention_mask(input, (input.encoder_cont.dim(1)?, input.decoder_cont.dim(1)?))?;
+        let mean = attention(&queries, &keys, &values, &mask, &Dropout::off())?;
+        Ok(from_attention(&mean, [&gated, &enriched], &from)?)
     }
 
     /// The history's LSTM outputs (`None` without a single step) and the states the decoder starts from.
@@ -288,14 +338,11 @@ impl Tft {
         AttentionMask::new(sizes, &input.encoder_lengths, decoder, self.config.mask_bias)
     }
 
-    fn put_out(&self, decoded: &Tensor, target_scale: &[Tensor]) -> Result<Vec<Tensor>> {
+    /// The outputs of each target in its unit.
+    fn put_out(&self, raw: &[Tensor], target_scale: &[Tensor]) -> Result<Vec<Tensor>> {
         let transformations: &[Transformation] = &self.config.output_transformations;
-        let targets = self.outputs.iter().zip(transformations).zip(target_scale);
-        targets
-            .map(|((layer, transformation), scale)| {
-                transformation.denormalise(&layer.forward(decoded)?, scale)
-            })
-            .collect()
+        let targets = raw.iter().zip(transformations).zip(target_scale);
+        targets.map(|((raw, transformation), scale)| transformation.denormalise(raw, scale)).collect()
     }
 
     fn check(&self, input: &TftInput) -> Result<()> {
@@ -314,6 +361,11 @@ impl Tft {
         ensure!(n_scales == n_targets, "{n_scales} target scales for {n_targets} targets");
         Ok(())
     }
+}
+
+/// Whether rows may go through several blocks at once: nothing is recorded, and there is a form for it.
+fn can_pass(x: &Tensor) -> bool {
+    !x.track_op() && x.device().is_cpu() && has_fused_form(x)
 }
 
 fn output_names(config: &TftConfig) -> Vec<String> {

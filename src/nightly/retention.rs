@@ -3,11 +3,12 @@
 //! Each rule fails alone: one forecast that cannot be deleted must not let the models fill the disk. A failure is a
 //! warning, and the next night tries again.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::state;
 use crate::forecast;
+use crate::fsx;
 use crate::registry::{By, ModelEntry, Registry};
 use crate::report::{apply_log_retention, plan_log_retention};
 use crate::site::Site;
@@ -29,7 +30,7 @@ pub(super) fn apply(site: &Site, registry: &Registry, today: NaiveDate, now: Dat
 
 fn forecasts(site: &Site, today: NaiveDate, keep_days: u32) -> Result<()> {
     for path in forecast::plan_retention(site, today, keep_days)? {
-        std::fs::remove_file(&path).with_context(|| format!("delete {}", path.display()))?;
+        fsx::remove_file(&path)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -283,7 +283,7 @@ pub fn prune(site: &Site, today: NaiveDate, keep_days: u32) -> Result<()> {
     let Some(oldest) = today.checked_sub_days(Days::new(keep_days.into())) else { return Ok(()) };
     for date in dates(site)?.into_iter().filter(|date| *date < oldest) {
         let path = path(site, date);
-        std::fs::remove_file(&path).with_context(|| format!("delete {}", path.display()))?;
+        fsx::remove_file(&path)?;
     }
     Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Message, Secret, SecretSource, command, slack};
+use super::{Message, command, slack};
 use crate::http::{self, Request};
+use crate::secrets::{Secret, SecretSource};
 use crate::site::Site;
 
 pub(super) const SLACK: &str = "slack";

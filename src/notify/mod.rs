@@ -9,7 +9,6 @@
 mod channel;
 mod command;
 mod message;
-mod secrets;
 mod slack;
 mod spool;
 
@@ -19,12 +18,12 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::secrets::{EnvLookup, SecretSource};
 use crate::site::Site;
 use channel::Channel;
 use spool::Spool;
 
 pub use message::{Fact, Message, Sender, Severity};
-pub use secrets::{EnvLookup, Secret, SecretSource};
 pub use slack::render_slack;
 
 /// What became of some messages.

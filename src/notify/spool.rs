@@ -4,7 +4,6 @@
 //! read is renamed to `.damaged` and left for a person. Losing a message here never stops anything; it becomes
 //! a warning.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -115,8 +114,8 @@ impl Spool {
 
     /// Drops a message that was delivered.
     pub fn remove(&mut self, waiting: &Waiting, warnings: &mut Vec<String>) {
-        if let Err(error) = fs::remove_file(&waiting.path) {
-            warnings.push(format!("remove {}: {error}", waiting.path.display()));
+        if let Err(error) = fsx::remove_file(&waiting.path) {
+            warnings.push(format!("{error:#}"));
         }
         self.earlier.retain(|other| other.path != waiting.path);
     }
@@ -155,7 +154,7 @@ fn read_one(path: PathBuf, warnings: &mut Vec<String>) -> Option<Waiting> {
         }
         Err(error) if error.is::<serde_json::Error>() => {
             warnings.push(format!("set an undelivered message aside: {error:#}"));
-            let _ = fs::rename(&path, path.with_extension("damaged"));
+            let _ = fsx::rename_durable(&path, &path.with_extension("damaged"));
             None
         }
         // Of a newer program, or out of reach for now: it waits.
@@ -168,7 +167,7 @@ fn read_one(path: PathBuf, warnings: &mut Vec<String>) -> Option<Waiting> {
 
 fn drop_all(dropped: Vec<Waiting>, reason: &str, warnings: &mut Vec<String>) {
     for waiting in &dropped {
-        let _ = fs::remove_file(&waiting.path);
+        let _ = fsx::remove_file(&waiting.path);
     }
     if !dropped.is_empty() {
         warnings.push(format!("dropped {} undelivered messages: {reason}", dropped.len()));

@@ -1,9 +1,9 @@
-//! A step of AdamW over flat vectors, in one pass.
+//! A step of AdamW over flat vectors, in one pass; on the CPU in place, with the mean of the weights where there is one.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use super::cuda;
-use super::host::{has_fused_form, host_values};
+use super::host::{change, has_fused_form, host_values};
 
 /// The numbers of one step.
 #[derive(Clone, Copy, Debug)]
@@ -21,19 +21,42 @@ pub struct AdamWStep {
     pub decay: f64,
 }
 
+/// Numbers of a step in the precision of the weights.
+#[derive(Clone, Copy)]
+struct Factors {
+    clip: f32,
+    betas: [f32; 2],
+    /// One minus the betas.
+    news: [f32; 2],
+    rate: f32,
+    /// One over the second moment's correction.
+    correction: f32,
+    epsilon: f32,
+    decay: f32,
+}
+
+/// The weights of a step on the CPU, parameter by parameter in the order of the vectors.
+pub struct InPlace<'a> {
+    pub weights: Vec<&'a Tensor>,
+    /// The means of the weights, in the same order, and the share of them that stays.
+    pub means: Option<(Vec<&'a Tensor>, f64)>,
+    /// First and second, `[P]`; they are changed, too.
+    pub moments: [&'a Tensor; 2],
+    pub gradient: &'a Tensor,
+    /// 1 where a weight decays, else 0.
+    pub decays: &'a Tensor,
+}
+
 impl AdamWStep {
     /// New weights, first and second moments of `[weights, first, second, gradient, decays]`, `[P]` each; `decays` is 1
     /// where a weight decays, else 0.
     pub fn apply(self, inputs: [&Tensor; 5]) -> Result<[Tensor; 3]> {
-        if !has_fused_form(inputs[0]) {
-            self.apply_plain(inputs)
-        } else if inputs[0].device().is_cpu() {
-            self.apply_on_host(inputs)
-        } else {
-            let n = inputs[0].elem_count();
-            let outputs = cuda::over(inputs, |machine, inputs| self.launch(machine, inputs))?;
-            Ok(outputs.map(|storage| cuda::tensor(storage, n)))
+        if !has_fused_form(inputs[0]) || inputs[0].device().is_cpu() {
+            return self.apply_plain(inputs);
         }
+        let n = inputs[0].elem_count();
+        let outputs = cuda::over(inputs, |machine, inputs| self.launch(machine, inputs))?;
+        Ok(outputs.map(|storage| cuda::tensor(storage, n)))
     }
 
     /// [`apply`](Self::apply) in tensor operations, on any device: the oracle of the others.
@@ -50,31 +73,85 @@ impl AdamWStep {
         Ok([((weights * kept)? - update)?, first, second])
     }
 
-    fn apply_on_host(self, inputs: [&Tensor; 5]) -> Result<[Tensor; 3]> {
-        let values = inputs.map(host_values);
-        let [weights, first, second, gradient, decays] = &values;
-        let (mut weights, mut first, mut second) =
-            (weights.slice()?.to_vec(), first.slice()?.to_vec(), second.slice()?.to_vec());
-        let [clip, beta1, beta2] = [self.clip, self.beta1, self.beta2].map(|number| number as f32);
-        let [new1, new2] = [1.0 - self.beta1, 1.0 - self.beta2].map(|number| number as f32);
-        let [rate, epsilon, decay] = [self.rate, self.epsilon, self.decay].map(|number| number as f32);
-        let correction = (1.0 / self.correction2) as f32;
-        let state = weights.iter_mut().zip(&mut first).zip(&mut second);
-        let fixed = gradient.slice()?.iter().zip(decays.slice()?);
-        for (((weight, first), second), (gradient, decays)) in state.zip(fixed) {
-            let slope = gradient * clip;
-            *first = *first * beta1 + slope * new1;
-            *second = *second * beta2 + slope * slope * new2;
-            let denominator = (*second * correction).sqrt() + epsilon;
-            *weight = *weight * (1.0 - decays * decay) - *first * rate / denominator;
+    /// [`apply`](Self::apply) where everything lies, on the CPU: nothing is copied, and a mean takes in each weight while it
+    /// is at hand.
+    ///
+    /// - Errors: anything but contiguous f32 on the CPU; vectors that do not fit the weights.
+    pub fn apply_in_place(self, state: &InPlace<'_>) -> Result<()> {
+        let factors = self.factors();
+        let (gradient, decays) = (host_values(state.gradient), host_values(state.decays));
+        let (gradient, decays) = (gradient.slice()?, decays.slice()?);
+        let n: usize = state.weights.iter().map(|weights| weights.elem_count()).sum();
+        let n_means = state.means.as_ref().map(|(means, _)| means.iter().map(|mean| mean.elem_count()).sum());
+        let lens = [gradient.len(), decays.len(), n_means.unwrap_or(n)];
+        if lens != [n; 3] || state.moments.iter().any(|moment| moment.elem_count() != n) {
+            bail!("a step over {n} weights with vectors of {lens:?}");
         }
-        let tensor = |values: Vec<f32>| Tensor::from_vec(values, inputs[0].elem_count(), &Device::Cpu);
-        Ok([tensor(weights)?, tensor(first)?, tensor(second)?])
+        change(state.moments[0], |first| {
+            change(state.moments[1], |second| {
+                let mut from = 0;
+                for (i, weights) in state.weights.iter().enumerate() {
+                    let own = from..from + weights.elem_count();
+                    from = own.end;
+                    let fixed = (&gradient[own.clone()], &decays[own.clone()]);
+                    let moments = (&mut first[own.clone()], &mut second[own]);
+                    change(weights, |weights| {
+                        factors.step(weights, moments, fixed);
+                        match &state.means {
+                            Some((means, kept)) => change(means[i], |mean| take_in(mean, weights, *kept)),
+                            None => Ok(()),
+                        }
+                    })?;
+                }
+                Ok(())
+            })
+        })
     }
+
+    fn factors(self) -> Factors {
+        Factors {
+            clip: self.clip as f32,
+            betas: [self.beta1, self.beta2].map(|beta| beta as f32),
+            news: [self.beta1, self.beta2].map(|beta| (1.0 - beta) as f32),
+            rate: self.rate as f32,
+            correction: (1.0 / self.correction2) as f32,
+            epsilon: self.epsilon as f32,
+            decay: self.decay as f32,
+        }
+    }
+}
+
+impl Factors {
+    fn step(
+        self,
+        weights: &mut [f32],
+        (first, second): (&mut [f32], &mut [f32]),
+        (gradient, decays): (&[f32], &[f32]),
+    ) {
+        let state = weights.iter_mut().zip(first).zip(second);
+        for (((weight, first), second), (gradient, decays)) in state.zip(gradient.iter().zip(decays)) {
+            let slope = gradient * self.clip;
+            *first = *first * self.betas[0] + slope * self.news[0];
+            *second = *second * self.betas[1] + slope * slope * self.news[1];
+            let denominator = (*second * self.correction).sqrt() + self.epsilon;
+            *weight = *weight * (1.0 - decays * self.decay) - *first * self.rate / denominator;
+        }
+    }
+}
+
+/// `mean = kept mean + (1 - kept) weights`
+fn take_in(mean: &mut [f32], weights: &[f32], kept: f64) -> Result<()> {
+    let (kept, new) = (kept as f32, (1.0 - kept) as f32);
+    for (mean, weight) in mean.iter_mut().zip(weights) {
+        *mean = *mean * kept + *weight * new;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::ops::check::{assert_close, noise, values};
 
@@ -92,10 +169,34 @@ mod tests {
         let [weights, first, second, gradient] = ["w", "m", "v", "g"].map(|name| noise(name, &[301]));
         let decays: Vec<f32> = (0..301).map(|i| (i % 2) as f32).collect();
         let decays = Tensor::new(decays, &Device::Cpu).unwrap();
-        let inputs = [&weights, &first, &second.abs().unwrap(), &gradient, &decays];
-        let (fused, plain) = (step.apply(inputs).unwrap(), step.apply_plain(inputs).unwrap());
-        for (fused, plain) in fused.iter().zip(&plain) {
-            assert_close(&values(fused), &values(plain), 1e-6);
-        }
+        let second = second.abs().unwrap();
+        let [new, first_after, second_after] =
+            step.apply_plain([&weights, &first, &second, &gradient, &decays]).unwrap();
+        let mean = noise("mean", &[301]);
+        let mean_after = ((&mean * 0.9).unwrap() + (&new * 0.1).unwrap()).unwrap();
+
+        // The same as parameters of 1, 100 and 200 weights.
+        let places = [(0, 1), (1, 100), (101, 200)];
+        let cut = |all: &Tensor| places.map(|(from, n)| all.narrow(0, from, n).unwrap().copy().unwrap());
+        let (own, means) = (cut(&weights), cut(&mean));
+        let moments = [&first, &second].map(|moment| moment.copy().unwrap());
+        let (all, all_means) = (own.iter().collect::<Vec<_>>(), means.iter().collect::<Vec<_>>());
+        let state = |means| InPlace {
+            weights: all.clone(),
+            means,
+            moments: moments.each_ref(),
+            gradient: &gradient,
+            decays: &decays,
+        };
+        step.apply_in_place(&state(Some((all_means.clone(), 0.9)))).unwrap();
+        let joined = |parts: &[&Tensor]| values(&Tensor::cat(parts, 0).unwrap());
+        assert_close(&joined(&all), &values(&new), 1e-6);
+        assert_close(&joined(&all_means), &values(&mean_after), 1e-6);
+        assert_close(&values(&moments[0]), &values(&first_after), 1e-6);
+        assert_close(&values(&moments[1]), &values(&second_after), 1e-6);
+        assert!(
+            step.apply_in_place(&state(Some((all_means[..2].to_vec(), 0.9)))).is_err(),
+            "a mean is missing"
+        );
     }
 }

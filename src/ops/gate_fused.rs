@@ -24,14 +24,7 @@ pub fn gate_add_norm_fused(
     weights: &GateWeights,
     mask: Option<Mask>,
 ) -> Result<Tensor> {
-    let sizes = weights.sizes()?;
-    let mut places = Places::default();
-    let gate = Gate {
-        sizes,
-        mask,
-        linear: places.pair(2 * sizes.n_out * sizes.n_in, 2 * sizes.n_out),
-        norm: places.pair(sizes.n_out, sizes.n_out),
-    };
+    let gate = Gate::new(weights.sizes()?, mask);
     x.contiguous()?.apply_op3(&skip.contiguous()?, &pack(&weights.tensors())?, gate)
 }
 
@@ -51,9 +44,9 @@ struct Gate {
 }
 
 /// Working memory of one part: the tiles of its rows.
-struct Tiles {
+pub(super) struct GateTiles {
     /// The input, what is dropped dropped.
-    x: Vec<f32>,
+    pub x: Vec<f32>,
     skip: Vec<f32>,
     factors: Vec<f32>,
     /// Values and opened gates; in the backward their gradients.
@@ -61,20 +54,26 @@ struct Tiles {
     /// The sum with the skip, normalised.
     normal: Vec<f32>,
     inverse: Vec<f32>,
-    y: Vec<f32>,
+    pub y: Vec<f32>,
     rows: Vec<f32>,
 }
 
 impl Gate {
+    fn new(sizes: GateSizes, mask: Option<Mask>) -> Self {
+        let mut places = Places::default();
+        let linear = places.pair(2 * sizes.n_out * sizes.n_in, 2 * sizes.n_out);
+        Gate { sizes, mask, linear, norm: places.pair(sizes.n_out, sizes.n_out) }
+    }
+
     fn on_gpu(&self, n_skip: usize) -> cuda::gate::Gate {
         let GateSizes { n_in, n_out } = self.sizes;
         cuda::gate::Gate { n_rows: n_skip / n_out, n_in, n_out, mask: self.mask }
     }
 
-    fn tiles(&self) -> Tiles {
+    fn tiles(&self) -> GateTiles {
         let GateSizes { n_in, n_out } = self.sizes;
         let tile = |n: usize| vec![0f32; n * ROWS];
-        Tiles {
+        GateTiles {
             x: tile(n_in),
             skip: tile(n_out),
             factors: tile(n_in),
@@ -93,7 +92,7 @@ impl Gate {
         values: &[f32],
         (x, skip): (&[f32], &[f32]),
         tile: TileRows,
-        own: &mut Tiles,
+        own: &mut GateTiles,
     ) {
         let GateSizes { n_in, n_out } = self.sizes;
         tile.load(simd, x, n_in, &mut own.x);
@@ -102,18 +101,23 @@ impl Gate {
             mask.factors(simd, tile.first, n_in, &mut own.factors);
             simd.multiply(&own.factors, &mut own.x);
         }
+        self.run(simd, values, own);
+    }
+
+    /// From `x` and `skip` to `y`.
+    fn run(&self, simd: Simd, values: &[f32], own: &mut GateTiles) {
+        let GateSizes { n_in, n_out } = self.sizes;
         let bias = Init::Bias(&values[self.linear.bias.clone()]);
         let weight = Matrix::rows(&values[self.linear.weight.clone()], n_in);
         simd.product(weight, (2 * n_out, n_in), &own.x, bias, &mut own.linear);
-        simd.glu(&mut own.linear, n_out, &mut own.normal);
-        simd.add(&own.skip, &mut own.normal);
         let norm = (&values[self.norm.weight.clone()], &values[self.norm.bias.clone()]);
-        simd.layer_norm(&mut own.normal, n_out, norm, &mut own.inverse, &mut own.y);
+        let outputs = (&mut own.normal[..], &mut own.y[..]);
+        simd.gated_norm(&mut own.linear, n_out, &own.skip, norm, &mut own.inverse, outputs);
     }
 
     /// Follows a [`forward`](Self::forward) of the same tile: from the gradient in `y` to those of both inputs, in `x`
     /// and `skip`; those of the parameters are added to `grads`.
-    fn backward(&self, simd: Simd, values: &[f32], own: &mut Tiles, grads: &mut [f32]) {
+    fn backward(&self, simd: Simd, values: &[f32], own: &mut GateTiles, grads: &mut [f32]) {
         let GateSizes { n_in, n_out } = self.sizes;
         let behind = (&own.y[..], &own.normal[..], &own.inverse[..]);
         norm_backward(simd, &self.norm, values, grads, behind, n_out, &mut own.skip);
@@ -126,6 +130,45 @@ impl Gate {
             simd.multiply(&own.factors, &mut own.x);
         }
     }
+}
+
+/// A gate with its own copy of its parameters, for tiles that come from other blocks.
+pub(super) struct OwnGate {
+    gate: Gate,
+    values: Vec<f32>,
+}
+
+impl OwnGate {
+    pub fn of(weights: &GateWeights) -> Result<Self> {
+        let values = pack(&weights.tensors())?.to_vec1()?;
+        Ok(OwnGate { gate: Gate::new(weights.sizes()?, None), values })
+    }
+
+    pub fn tiles(&self) -> GateTiles {
+        self.gate.tiles()
+    }
+
+    /// Reads `n` rows of both inputs, from the `first` on.
+    pub fn load(&self, simd: Simd, [x, skip]: [&[f32]; 2], first: usize, n: usize, own: &mut GateTiles) {
+        load_rows(simd, x, self.gate.sizes.n_in, (first, n), &mut own.x);
+        self.load_skip(simd, skip, first, n, own);
+    }
+
+    /// Reads `n` rows of the skip, from the `first` on.
+    pub fn load_skip(&self, simd: Simd, skip: &[f32], first: usize, n: usize, own: &mut GateTiles) {
+        load_rows(simd, skip, self.gate.sizes.n_out, (first, n), &mut own.skip);
+    }
+
+    /// From `x` and `skip` to `y`.
+    pub fn run(&self, simd: Simd, own: &mut GateTiles) {
+        self.gate.run(simd, &self.values, own);
+    }
+}
+
+fn load_rows(simd: Simd, rows: &[f32], width: usize, (first, n): (usize, usize), tile: &mut [f32]) {
+    let (own, behind) = rows[first * width..].split_at(n * width);
+    simd.prefetch(&behind[..behind.len().min(ROWS * width)]);
+    simd.load_rows(own, width, n, width, tile);
 }
 
 impl CustomOp3 for Gate {

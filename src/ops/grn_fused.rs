@@ -18,7 +18,7 @@ use candle_core::{
 use super::cuda;
 use super::dropout::Mask;
 use super::grn::GrnWeights;
-use super::grn_tile::{GrnRanges, GrnTile, Pair};
+use super::grn_tile::{GrnRanges, GrnTile, Pair, Skip};
 use super::host::{contiguous, host_values};
 use super::pack::{Places, pack};
 use super::rows::{Output, Rows, TileRows};
@@ -33,8 +33,9 @@ pub fn grn_fused(
     weights: &GrnWeights,
     mask: Option<Mask>,
 ) -> Result<Tensor> {
-    let grn = Grn::new(weights.sizes()?, mask);
     let (x, params) = (x.contiguous()?, pack(&weights.tensors())?);
+    let is_recorded = x.track_op() || params.track_op() || context.is_some_and(Tensor::track_op);
+    let grn = Grn { merged: mask.is_none() && !is_recorded, ..Grn::new(weights.sizes()?, mask) };
     match context {
         Some(context) => x.apply_op3(&context.contiguous()?, &params, grn),
         None => x.apply_op2(&params, grn),
@@ -54,6 +55,8 @@ pub(super) struct GrnSizes {
 struct Grn {
     n_in: usize,
     mask: Option<Mask>,
+    /// Second layer and gate as one: nothing is dropped between them, and there is no way back.
+    merged: bool,
     /// Where the parameters lie: the first layer, and what follows it.
     first: Pair,
     tail: GrnRanges,
@@ -67,12 +70,12 @@ struct SkipPlaces {
 }
 
 /// Working memory of one part.
-struct Tiles {
+pub(super) struct GrnTiles {
     grn: GrnTile,
     /// The inputs of a stretched skip; others are read as the skip they are.
     x: Vec<f32>,
     x_rows: Vec<f32>,
-    y: Vec<f32>,
+    pub y: Vec<f32>,
     bias: Vec<f32>,
     d_bias: Vec<f32>,
 }
@@ -90,8 +93,8 @@ impl Grn {
         let mask_place = resample.then(|| places.next(n_out));
         let skip_norm = resample.then(|| places.pair(n_out, n_out));
         let skip = mask_place.map(|mask| SkipPlaces { mask, matrix: places.next(n_out * n_in) });
-        let tail = GrnRanges { hidden, out: n_out, second, gate, norm, skip_norm };
-        Grn { n_in, mask, first, tail, skip }
+        let tail = GrnRanges { hidden, out: n_out, second, gate, norm, skip_norm, merged: None };
+        Grn { n_in, mask, merged: false, first, tail, skip }
     }
 
     /// How the rows of `x` hang together: by sample if samples have a context.
@@ -129,10 +132,10 @@ impl Grn {
         grads
     }
 
-    fn tiles(&self) -> Tiles {
+    fn tiles(&self) -> GrnTiles {
         let GrnRanges { hidden, out, .. } = self.tail;
         let tile = |n: usize| vec![0f32; n * ROWS];
-        Tiles {
+        GrnTiles {
             grn: GrnTile::new(hidden, out),
             x: tile(if self.skip.is_some() { self.n_in } else { 0 }),
             x_rows: tile(self.n_in),
@@ -146,31 +149,47 @@ impl Grn {
     fn forward_tile(
         &self,
         simd: Simd,
-        values: &[f32],
+        (values, tail): (&[f32], &GrnRanges),
         (x, context): (&[f32], Option<&[f32]>),
         tile: TileRows,
-        own: &mut Tiles,
+        own: &mut GrnTiles,
+    ) {
+        let context = context.map(|context| &context[tile.unit * self.tail.hidden..][..self.tail.hidden]);
+        tile.load(simd, x, self.n_in, self.inputs(own));
+        let mask = self.mask.map(|mask| (mask, tile.first));
+        self.run(simd, (values, tail), context, mask, own);
+    }
+
+    /// Where a tile of the inputs goes.
+    fn inputs<'a>(&self, own: &'a mut GrnTiles) -> &'a mut [f32] {
+        if self.skip.is_some() { &mut own.x } else { &mut own.grn.skip }
+    }
+
+    /// From the [`inputs`](Self::inputs) to `y`; a mask comes with the number of the first row.
+    fn run(
+        &self,
+        simd: Simd,
+        (values, tail): (&[f32], &GrnRanges),
+        context: Option<&[f32]>,
+        mask: Option<(Mask, usize)>,
+        own: &mut GrnTiles,
     ) {
         let (n_in, hidden, n_out) = (self.n_in, self.tail.hidden, self.tail.out);
         own.bias.copy_from_slice(&values[self.first.bias.clone()]);
         if let Some(context) = context {
-            simd.add(&context[tile.unit * hidden..][..hidden], &mut own.bias);
+            simd.add(context, &mut own.bias);
         }
         let weight = Matrix::rows(&values[self.first.weight.clone()], n_in);
         let (bias, GrnTile { first, skip, .. }) = (Init::Bias(&own.bias), &mut own.grn);
         match &self.skip {
             Some(places) => {
-                tile.load(simd, x, n_in, &mut own.x);
                 simd.product(weight, (hidden, n_in), &own.x, bias, first);
                 let matrix = Matrix::rows(&values[places.matrix.clone()], n_in);
                 simd.product(matrix, (n_out, n_in), &own.x, Init::Zero, skip);
             }
-            None => {
-                tile.load(simd, x, n_in, skip);
-                simd.product(weight, (hidden, n_in), skip, bias, first);
-            }
+            None => simd.product(weight, (hidden, n_in), skip, bias, first),
         }
-        own.grn.forward(simd, &self.tail, values, self.mask.map(|mask| (mask, tile.first)), &mut own.y);
+        own.grn.forward(simd, tail, values, Skip::Tile, mask, &mut own.y);
     }
 
     /// Follows a [`forward_tile`](Self::forward_tile) of the same tile: from the gradient in `y` to that of the first
@@ -181,7 +200,7 @@ impl Grn {
         values: &[f32],
         (x, d_x): (&[f32], &mut [f32]),
         tile: TileRows,
-        own: &mut Tiles,
+        own: &mut GrnTiles,
         grads: &mut [f32],
     ) {
         let (n_in, hidden, n_out) = (self.n_in, self.tail.hidden, self.tail.out);
@@ -210,12 +229,16 @@ impl Grn {
     }
 
     fn forward(&self, x: &[f32], context: Option<&[f32]>, params: &[f32]) -> Vec<f32> {
-        let (simd, n_out, values) = (Simd::best(), self.tail.out, self.values(params));
+        let (simd, n_out, mut values) = (Simd::best(), self.tail.out, self.values(params));
+        let mut tail = self.tail.clone();
+        if self.merged {
+            tail.merge(simd, values.to_mut());
+        }
         let mut y = vec![0f32; x.len() / self.n_in * n_out];
         self.rows(x, context).in_parts([Output::PerRow(&mut y, n_out)], |part, [y]| {
             let mut own = self.tiles();
             for tile in part.tiles() {
-                self.forward_tile(simd, &values, (x, context), tile, &mut own);
+                self.forward_tile(simd, (&values, &tail), (x, context), tile, &mut own);
                 tile.store(simd, &own.y, n_out, y);
             }
         });
@@ -231,7 +254,7 @@ impl Grn {
         let parts = self.rows(x, context).in_parts(outputs, |part, [d_x, d_context]| {
             let (mut own, mut grads) = (self.tiles(), vec![0f32; values.len()]);
             for tile in part.tiles() {
-                self.forward_tile(simd, &values, (x, context), tile, &mut own);
+                self.forward_tile(simd, (&values, &self.tail), (x, context), tile, &mut own);
                 tile.load(simd, dy, self.tail.out, &mut own.y);
                 self.backward_tile(simd, &values, (x, d_x), tile, &mut own, &mut grads);
                 if per_unit > 0 {
@@ -261,6 +284,39 @@ impl Grn {
         let mut shape = x.dims().to_vec();
         shape[x.dims().len() - 1] = self.tail.out;
         shape.into()
+    }
+}
+
+/// A block with its own copy of its parameters, second layer and gate merged, for tiles that come from other blocks.
+pub(super) struct OwnGrn {
+    grn: Grn,
+    tail: GrnRanges,
+    values: Vec<f32>,
+}
+
+impl OwnGrn {
+    pub fn of(weights: &GrnWeights) -> Result<Self> {
+        let grn = Grn::new(weights.sizes()?, None);
+        let params: Vec<f32> = pack(&weights.tensors())?.to_vec1()?;
+        let (mut values, mut tail) = (grn.values(&params).into_owned(), grn.tail.clone());
+        tail.merge(Simd::best(), &mut values);
+        Ok(OwnGrn { grn, tail, values })
+    }
+
+    /// Width of a context.
+    pub fn hidden(&self) -> usize {
+        self.tail.hidden
+    }
+
+    pub fn tiles(&self) -> GrnTiles {
+        self.grn.tiles()
+    }
+
+    /// From a tile of inputs to `y`; the context is one for all rows.
+    pub fn run(&self, simd: Simd, x: &[f32], context: Option<&[f32]>, own: &mut GrnTiles) {
+        let n = self.grn.n_in * ROWS;
+        self.grn.inputs(own)[..n].copy_from_slice(&x[..n]);
+        self.grn.run(simd, (&self.values, &self.tail), context, None, own);
     }
 }
 

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::dropout::Mask;
-use super::simd::{Init, Matrix, ROWS, Simd};
+use super::simd::{Init, Line, Matrix, ROWS, Simd};
 
 /// Weight and bias of something in a buffer.
 #[derive(Clone, Debug)]
@@ -30,6 +30,49 @@ pub struct GrnRanges {
     pub norm: Pair,
     /// `[out]`, where the skip is stretched.
     pub skip_norm: Option<Pair>,
+    /// `[2 out, hidden]`, where second layer and gate are one: see [`GrnRanges::merge`].
+    pub merged: Option<Pair>,
+}
+
+/// What a block adds to its gated half.
+pub enum Skip<'a> {
+    /// [`GrnTile::skip`], which is normalised if the block has a norm for it.
+    Tile,
+    /// The features of a line at one `x` per row; only for a block that has a norm for its skip.
+    Line(Line<'a>, &'a [f32]),
+}
+
+impl GrnRanges {
+    /// Multiplies second layer and gate into one matrix, behind the `values` there are: nothing lies between the two
+    /// where nothing is dropped. Exact but for rounding, and only for a forward: there is no way back through it.
+    pub fn merge(&mut self, simd: Simd, values: &mut Vec<f32>) {
+        let (hidden, n_gate) = (self.hidden, 2 * self.out);
+        let (start, end) = (values.len(), values.len() + n_gate * hidden);
+        values.resize(end + n_gate, 0.0);
+        let (values, merged) = values.split_at_mut(start);
+        let (matrix, biases) = merged.split_at_mut(n_gate * hidden);
+        let gate = Matrix::rows(&values[self.gate.weight.clone()], hidden);
+        // Columns of the second layer, a tile of them at a time; the last column is its bias.
+        let second = &values[self.second.weight.clone()];
+        let (mut x, mut y) = (vec![0.0; hidden * ROWS], vec![0.0; n_gate * ROWS]);
+        for from in (0..=hidden).step_by(ROWS) {
+            let n = (hidden - from).min(ROWS);
+            for (h, x) in x.chunks_exact_mut(ROWS).enumerate() {
+                x[..n].copy_from_slice(&second[h * hidden + from..][..n]);
+                if n < ROWS {
+                    x[n] = values[self.second.bias.start + h];
+                }
+            }
+            simd.product(gate, (n_gate, hidden), &x, Init::Zero, &mut y);
+            for (out, y) in y.chunks_exact(ROWS).enumerate() {
+                matrix[out * hidden + from..][..n].copy_from_slice(&y[..n]);
+                if n < ROWS {
+                    biases[out] = y[n] + values[self.gate.bias.start + out];
+                }
+            }
+        }
+        self.merged = Some(Pair { weight: start..end, bias: end..end + n_gate });
+    }
 }
 
 /// Working memory for one tile of blocks up to given sizes.
@@ -77,17 +120,53 @@ impl GrnTile {
         }
     }
 
-    /// From `first` and `skip` to `y [out]`. A mask comes with the number of the tile's first row.
+    /// From `first` and the skip to `y [out]`. A mask comes with the number of the tile's first row.
     pub fn forward(
         &mut self,
         simd: Simd,
         block: &GrnRanges,
         values: &[f32],
+        skip: Skip<'_>,
         mask: Option<(Mask, usize)>,
         y: &mut [f32],
     ) {
+        let out = block.out;
+        self.gate(simd, block, values, mask);
+        let skip = match &block.skip_norm {
+            Some(norm) => {
+                self.norm_skip(simd, norm, values, skip, out);
+                &self.spare
+            }
+            None => &self.skip,
+        };
+        let weights = (&values[block.norm.weight.clone()], &values[block.norm.bias.clone()]);
+        simd.gated_norm(&mut self.linear, out, skip, weights, &mut self.inverse, (&mut self.sum, y));
+    }
+
+    /// The skip through its norm, into `spare`.
+    fn norm_skip(&mut self, simd: Simd, norm: &Pair, values: &[f32], skip: Skip<'_>, out: usize) {
+        let weights = (&values[norm.weight.clone()], &values[norm.bias.clone()]);
+        match skip {
+            Skip::Tile => {
+                simd.layer_norm(&mut self.skip, out, weights, &mut self.skip_inverse, &mut self.spare);
+            }
+            Skip::Line(line, x) => {
+                let outputs = (&mut self.skip[..], &mut self.spare[..]);
+                simd.line_norm(line, x, out, weights, &mut self.skip_inverse, outputs);
+            }
+        }
+    }
+
+    /// From `first` to what the gate works on, in `linear`.
+    fn gate(&mut self, simd: Simd, block: &GrnRanges, values: &[f32], mask: Option<(Mask, usize)>) {
         let (hidden, out) = (block.hidden, block.out);
         simd.elu(&mut self.first, hidden);
+        if let Some(merged) = &block.merged {
+            let (weight, bias) = (&values[merged.weight.clone()], &values[merged.bias.clone()]);
+            let weight = Matrix::rows(weight, hidden);
+            simd.product(weight, (2 * out, hidden), &self.first, Init::Bias(bias), &mut self.linear);
+            return;
+        }
         let (weight, bias) = (&values[block.second.weight.clone()], &values[block.second.bias.clone()]);
         let weight = Matrix::rows(weight, hidden);
         simd.product(weight, (hidden, hidden), &self.first, Init::Bias(bias), &mut self.second);
@@ -98,18 +177,6 @@ impl GrnTile {
         let (weight, bias) = (&values[block.gate.weight.clone()], &values[block.gate.bias.clone()]);
         let weight = Matrix::rows(weight, hidden);
         simd.product(weight, (2 * out, hidden), &self.second, Init::Bias(bias), &mut self.linear);
-        simd.glu(&mut self.linear, out, &mut self.sum);
-        let sum = &mut self.sum[..out * ROWS];
-        match &block.skip_norm {
-            Some(norm) => {
-                let weights = (&values[norm.weight.clone()], &values[norm.bias.clone()]);
-                simd.layer_norm(&mut self.skip, out, weights, &mut self.skip_inverse, &mut self.spare);
-                simd.add(&self.spare[..out * ROWS], sum);
-            }
-            None => simd.add(&self.skip[..out * ROWS], sum),
-        }
-        let weights = (&values[block.norm.weight.clone()], &values[block.norm.bias.clone()]);
-        simd.layer_norm(&mut self.sum, out, weights, &mut self.inverse, y);
     }
 
     /// From `dy [out]` to `d_first` and `d_skip`, adding the gradients of the block's own parameters to `grads`. Follows

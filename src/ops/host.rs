@@ -1,8 +1,9 @@
 //! What the fused operations share: whether there is one, and the values of tensors on the CPU.
 
+use std::cell::Cell;
 use std::ops::Deref;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, WithDType, bail};
 
 use super::cuda;
 
@@ -10,6 +11,28 @@ use super::cuda;
 pub(crate) fn has_fused_form(x: &Tensor) -> bool {
     let device = x.device();
     x.dtype() == DType::F32 && (device.is_cpu() || (cuda::IS_ENABLED && device.is_cuda()))
+}
+
+/// Works on a tensor's values where they lie; whoever shares them sees it.
+///
+/// - Errors: they are not f32, not contiguous, or not on the CPU; those of `work`.
+pub(super) fn change(tensor: &Tensor, work: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+    tensor.inplace_op1(&Change(Cell::new(Some(work))))
+}
+
+struct Change<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for Change<F> {
+    fn name(&self) -> &'static str {
+        "change"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (storage, layout.contiguous_offsets(), self.0.take()) {
+            (CpuStorage::F32(values), Some((start, end)), Some(work)) => work(&mut values[start..end]),
+            _ => bail!("values can be changed in their place if they are contiguous f32"),
+        }
+    }
 }
 
 /// The values behind a custom operation's argument.

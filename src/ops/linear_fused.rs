@@ -39,6 +39,28 @@ pub(super) fn add_gradients(
 
 struct Linear;
 
+/// A layer's own copy of its parameters, for tiles that come from other blocks.
+pub(super) struct OwnLinear {
+    weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    n_in: usize,
+    pub n_out: usize,
+}
+
+impl OwnLinear {
+    pub fn of((weight, bias): &(Tensor, Option<Tensor>)) -> Result<Self> {
+        let (n_out, n_in) = weight.dims2()?;
+        let copy = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        Ok(OwnLinear { weight: copy(weight)?, bias: bias.as_ref().map(copy).transpose()?, n_in, n_out })
+    }
+
+    /// From a tile of inputs to one of outputs.
+    pub fn run(&self, simd: Simd, x: &[f32], y: &mut [f32]) {
+        let init = self.bias.as_deref().map_or(Init::Zero, Init::Bias);
+        simd.product(Matrix::rows(&self.weight, self.n_in), (self.n_out, self.n_in), x, init, y);
+    }
+}
+
 /// `[.., in]` through `weight [out, in]`.
 fn forward(x: &[f32], weight: &[f32], (n_out, n_in): (usize, usize), bias: Option<&[f32]>) -> Vec<f32> {
     let (simd, rows) = (Simd::best(), Rows::free(x.len() / n_in));

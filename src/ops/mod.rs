@@ -26,6 +26,7 @@ pub mod lstm;
 pub mod lstm_fused;
 pub mod lstm_plain;
 mod lstm_tile;
+pub mod passage;
 pub mod quantile_loss;
 pub mod quantile_loss_fused;
 pub mod random;

@@ -105,6 +105,11 @@ impl Part {
         ((self.first_unit + unit_here) * self.rows.per_unit).min(self.rows.n_rows)
     }
 
+    /// The units, in order.
+    pub fn units(self) -> std::ops::Range<usize> {
+        self.first_unit..self.first_unit + self.n_units
+    }
+
     /// The tiles of all units, in order.
     pub fn tiles(self) -> impl Iterator<Item = TileRows> {
         (0..self.n_units).flat_map(move |unit_here| {

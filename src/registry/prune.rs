@@ -5,8 +5,6 @@
 //! pruning writes the line that is missing and deletes it. The name is not a `.staging-` one: whoever sweeps
 //! those would delete the folder before its line is written.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -15,7 +13,7 @@ use super::audit::{Act, By, Deed};
 use super::champion::Champion;
 use super::entry::ModelEntry;
 use super::{ModelId, Registry};
-use crate::fsx;
+use crate::fsx::{self, disk};
 
 /// Predecessors of the champion that are never pruned.
 pub const PREDECESSORS_SPARED: usize = 5;
@@ -125,14 +123,15 @@ impl Registry {
         let mut deleted = Vec::new();
         for deletion in &plan.delete {
             let id = &deletion.model_id;
-            match fs::rename(self.model_dir(id), self.models_dir.join(format!("{SET_ASIDE}{id}"))) {
+            match fsx::rename_durable(&self.model_dir(id), &self.models_dir.join(format!("{SET_ASIDE}{id}")))
+            {
                 Ok(()) => deleted.push(deletion.clone()),
-                Err(error) => notes.push(format!("{id} stays for now: {error}")),
+                Err(error) => notes.push(format!("{id} stays for now: {error:#}")),
             }
         }
         self.log_set_aside(&deleted, by, now)?;
         for id in self.set_aside()? {
-            if let Err(error) = fs::remove_dir_all(self.models_dir.join(format!("{SET_ASIDE}{id}"))) {
+            if let Err(error) = disk::remove_dir_all(&self.models_dir.join(format!("{SET_ASIDE}{id}"))) {
                 notes.push(format!("what is left of {id} stays for now: {error}"));
             }
         }

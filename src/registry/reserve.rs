@@ -3,13 +3,12 @@
 //! `models/.reserve` is written after every move of the pointer. When replacing the pointer fails, the reserve is given
 //! up and the replacement tried once more; a later move on a roomier disk sets it aside again.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::fsx;
+use crate::fsx::{self, disk};
 
 /// Room for a staged pointer and an audit line, in file-system blocks.
 const RESERVE_BYTES: usize = 64 * 1024;
@@ -33,7 +32,7 @@ pub(super) fn replenish(models_dir: &Path) {
 
 /// Runs `write`; if it fails and there is a reserve, frees it and runs `write` again.
 fn spending_reserve(models_dir: &Path, write: impl Fn() -> Result<()>) -> Result<()> {
-    write().or_else(|error| match fs::remove_file(reserve_path(models_dir)) {
+    write().or_else(|error| match disk::remove_file(&reserve_path(models_dir)) {
         Ok(()) => write(),
         Err(_) => Err(error),
     })
@@ -42,6 +41,7 @@ fn spending_reserve(models_dir: &Path, write: impl Fn() -> Result<()>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_reserve_is_given_up_for_a_write_that_fails() {

@@ -1,9 +1,8 @@
 //! Old night logs: which ones go, and their going.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::NaiveDate;
 use serde::Serialize;
 
@@ -38,12 +37,7 @@ pub fn plan_log_retention(log_dir: &Path, today: NaiveDate, logs_days: u32) -> R
 /// Deletes what a plan says; a file that is gone already is fine.
 pub fn apply_log_retention(plan: &[OldLog]) -> Result<()> {
     for log in plan {
-        match fs::remove_file(&log.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("remove {}", log.path.display()));
-            }
-            _ => {}
-        }
+        fsx::remove_file(&log.path)?;
     }
     Ok(())
 }
@@ -56,6 +50,7 @@ fn date_of(name: &str) -> Option<NaiveDate> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn only_old_night_logs_go() {

@@ -3,14 +3,13 @@
 //! It is replaced as a whole, durably; other records pass through untouched, also those of a newer version. A
 //! file that cannot be understood is set aside as `metrics.json.damaged-<n>` and never stands in a night's way.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::NightRecord;
-use crate::{fsx, platform};
+use crate::fsx;
 
 /// The name of the file in the log folder.
 pub const METRICS_FILE: &str = "metrics.json";
@@ -80,14 +79,14 @@ fn parse(value: &Value) -> Option<NightRecord> {
 fn set_aside(path: &Path) -> Result<PathBuf> {
     let names = (1..).map(|n| path.with_file_name(format!("{METRICS_FILE}.damaged-{n}")));
     let aside = names.into_iter().find(|name| !name.exists()).expect("numbers do not run out");
-    fs::rename(path, &aside).with_context(|| format!("set {} aside", path.display()))?;
-    let folder = path.parent().context("a file has a folder")?;
-    platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))?;
+    fsx::rename_durable(path, &aside)?;
     Ok(aside)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::NightOutcome;
     use super::*;
 

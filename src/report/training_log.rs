@@ -2,7 +2,6 @@
 //!
 //! A log that cannot be written must not end a night: the first failure is remembered, the rest is silence.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -12,7 +11,7 @@ use anyhow::{Context, Result};
 use chrono::NaiveDate;
 
 use crate::clock::Clock;
-use crate::fsx;
+use crate::fsx::{self, File};
 use crate::progress::{Progress, Tick};
 
 const BETWEEN_TICKS: Duration = Duration::from_secs(60);
@@ -35,11 +34,7 @@ impl TrainingLog {
     pub fn open(log_dir: &Path, logical_date: NaiveDate, clock: Clock) -> Result<Self> {
         fsx::create_dir_durable(log_dir)?;
         let path = log_dir.join(file_name(logical_date));
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| format!("open {}", path.display()))?;
+        let file = File::open_append(&path).with_context(|| format!("open {}", path.display()))?;
         Ok(Self { path, clock, state: Mutex::new(State { file, last_tick: None, failure: None }) })
     }
 
@@ -151,7 +146,7 @@ mod tests {
             return;
         }
         let mut log = open(tempfile::tempdir().unwrap().path(), "2026-06-01T02:00:09Z");
-        log.state.get_mut().unwrap().file = OpenOptions::new().append(true).open(full).unwrap();
+        log.state.get_mut().unwrap().file = File::open_append(full).unwrap();
         log.note("one");
         log.note("two");
         assert!(log.failure().unwrap().contains("training_2026-06-01.log"));

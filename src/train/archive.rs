@@ -16,7 +16,6 @@
 //! registry, whatever lineage they come from.
 
 use std::cmp::Reverse;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -116,12 +115,7 @@ pub fn plan_prune(kept: &[Kept], n_newest: usize, spared: &str) -> Vec<String> {
 pub fn apply_prune(checkpoints_dir: &Path, names: &[String]) -> Result<()> {
     let folder = dir(checkpoints_dir);
     for name in names {
-        let delete = || -> Result<()> {
-            let aside = tempfile::Builder::new().prefix(fsx::STAGING_PREFIX).tempdir_in(&folder)?;
-            fs::rename(folder.join(name), aside.path().join(name))?;
-            Ok(aside.close()?)
-        };
-        delete().with_context(|| format!("delete the kept lineage {name}"))?;
+        fsx::discard_dir(&folder.join(name)).with_context(|| format!("delete the kept lineage {name}"))?;
     }
     Ok(())
 }
@@ -130,6 +124,7 @@ pub fn apply_prune(checkpoints_dir: &Path, names: &[String]) -> Result<()> {
 mod tests {
     use super::*;
     use crate::error::{Exit, message_and_hint};
+    use std::fs;
 
     fn kept(name: &str, started_secs: Option<i64>) -> Kept {
         let started_at = started_secs.map(|secs| DateTime::from_timestamp(secs, 0).unwrap());

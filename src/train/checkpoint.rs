@@ -16,7 +16,6 @@
 //! Format 2 added the mean of the weights; a checkpoint of format 1 is read as one without.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -307,9 +306,9 @@ pub fn set_last_aside(checkpoints_dir: &Path) -> Result<()> {
 /// Renames a damaged checkpoint, in the place of an earlier damaged one.
 fn set_aside(damaged: &Path, aside: &Path) -> Result<()> {
     if exists(aside)? {
-        fs::remove_dir_all(aside).with_context(|| format!("remove {}", aside.display()))?;
+        fsx::discard_dir(aside)?;
     }
-    fs::rename(damaged, aside).with_context(|| format!("set {} aside", damaged.display()))
+    fsx::rename_durable(damaged, aside).with_context(|| format!("set {} aside", damaged.display()))
 }
 
 /// Writes a checkpoint as `last`; the one before becomes `previous`.
@@ -354,6 +353,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::progress::Silent;
     use candle_core::Device;
+    use std::fs;
 
     /// The state of a lineage that did nothing yet.
     pub fn state_of(lineage: &str) -> State {

@@ -21,6 +21,7 @@ use candle_core::{Device, Tensor};
 
 use super::artifact::named_weights;
 use super::flat::Flat;
+use super::optimizer::Mean;
 use crate::model::{Params, TftConfig};
 
 /// The running mean of one network's weights.
@@ -50,13 +51,11 @@ impl Ema {
         Ok(Self { means, flat, n_steps })
     }
 
-    /// Takes in the weights after one more optimizer step.
-    pub fn update(&mut self, weights: &Params, decay: f64) -> Result<()> {
+    /// Counts one more optimizer step, which takes the weights behind it in: see [`AdamW::step`](super::optimizer::AdamW::step).
+    pub fn next(&mut self, decay: f64) -> Mean<'_> {
         let kept = decay.min((1.0 + self.n_steps as f64) / (10.0 + self.n_steps as f64));
-        let weights = Flat::new(weights.iter())?.values()?;
-        self.flat.set(&((self.flat.values()? * kept)? + (weights * (1.0 - kept))?)?)?;
         self.n_steps += 1;
-        Ok(())
+        Mean { means: &self.flat, kept }
     }
 
     /// The means as the parameters of a network.

@@ -50,6 +50,11 @@ impl Flat {
         self.slots.iter().map(|slot| (slot.name.as_str(), &slot.var))
     }
 
+    /// The variables' tensors, in order.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        self.slots.iter().map(|slot| slot.var.as_tensor()).collect()
+    }
+
     /// The values as they are now: `[P]`.
     pub fn values(&self) -> Result<Tensor> {
         let flat = |slot: &Slot| slot.var.as_detached_tensor().flatten_all();

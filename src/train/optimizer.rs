@@ -1,7 +1,7 @@
 //! AdamW with named moments and global-norm clipping.
 //!
-//! All weights are one long vector ([`Flat`]): a step is then a dozen operations on whole vectors however many
-//! parameters there are, and the norm is summed in the same order in every run. Moments are known by parameter
+//! All weights are one long vector ([`Flat`]): the norm is summed in the same order in every run, and a step is one pass,
+//! on the CPU over the weights where they lie. Moments are known by parameter
 //! name outside, so that a checkpoint survives a reordering and a table can grow rows.
 //!
 //! Decay is decoupled (Loshchilov and Hutter, arXiv:1711.05101) and spares biases, norms and embedding tables:
@@ -14,7 +14,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::flat::Flat;
-use crate::ops::AdamWStep;
+use crate::ops::adamw::{AdamWStep, InPlace};
 
 /// The constants of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,6 +32,20 @@ impl AdamWSettings {
     /// The usual betas and epsilon with this decay and clipping.
     pub fn new(weight_decay: f64, clip: f64) -> Self {
         Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay, clip }
+    }
+}
+
+/// The running mean of the weights (see [`super::ema`]) at one step.
+pub struct Mean<'a> {
+    pub means: &'a Flat,
+    /// The share of them that stays.
+    pub kept: f64,
+}
+
+impl Mean<'_> {
+    /// Takes in `weights [P]`, in the order of the means.
+    pub fn take_in(&self, weights: &Tensor) -> Result<()> {
+        self.means.set(&((self.means.values()? * self.kept)? + (weights * (1.0 - self.kept))?)?)
     }
 }
 
@@ -96,13 +110,19 @@ impl AdamW {
         Ok(Tensor::cat(&parts, 0)?.detach())
     }
 
-    /// One step along `gradient` `[P]`, whose 2-norm is `norm`.
+    /// One step along `gradient` `[P]`, whose 2-norm is `norm`; a `mean` takes in the weights behind it.
     ///
     /// With the clipped gradient g: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
     /// `w = w (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`.
     ///
     /// - Errors: the device fails. `norm` must be finite: see [`super::guard`].
-    pub fn step(&mut self, gradient: &Tensor, norm: f64, learning_rate: f64) -> Result<()> {
+    pub fn step(
+        &mut self,
+        gradient: &Tensor,
+        norm: f64,
+        learning_rate: f64,
+        mean: Option<Mean<'_>>,
+    ) -> Result<()> {
         debug_assert!(norm.is_finite(), "a step along a gradient that is not finite");
         let AdamWSettings { beta1, beta2, epsilon, weight_decay, clip } = self.settings;
         // PyTorch's clip_grad_norm_, epsilon included.
@@ -113,10 +133,17 @@ impl AdamW {
         let rate = learning_rate / correction1;
         let decay = learning_rate * weight_decay;
         let step = AdamWStep { clip: shortened, beta1, beta2, rate, correction2, epsilon, decay };
+        if gradient.device().is_cpu() {
+            let means = mean.map(|mean| (mean.means.tensors(), mean.kept));
+            let (weights, moments) = (self.params.tensors(), [&self.first, &self.second]);
+            let state = InPlace { weights, means, moments, gradient, decays: &self.decays };
+            return Ok(step.apply_in_place(&state)?);
+        }
         let inputs = [&self.params.values()?, &self.first, &self.second, gradient, &self.decays];
         let [weights, first, second] = step.apply(inputs)?;
         (self.first, self.second) = (first, second);
-        self.params.set(&weights)
+        self.params.set(&weights)?;
+        mean.map_or(Ok(()), |mean| mean.take_in(&weights))
     }
 
     /// The 2-norm of all weights. Not finite where a weight is not, or is so large that it is past saving.
@@ -125,11 +152,11 @@ impl AdamW {
         Ok(f64::from(sum_of_squares).sqrt())
     }
 
-    /// The moments as named tensors in their parameters' shapes: `m.<name>` and `v.<name>`.
+    /// The moments as they are now, as named tensors in their parameters' shapes: `m.<name>` and `v.<name>`.
     pub fn moments(&self) -> Result<HashMap<String, Tensor>> {
         let mut moments = HashMap::new();
-        self.params.split_into(&mut moments, &self.first, FIRST)?;
-        self.params.split_into(&mut moments, &self.second, SECOND)?;
+        self.params.split_into(&mut moments, &self.first.copy()?, FIRST)?;
+        self.params.split_into(&mut moments, &self.second.copy()?, SECOND)?;
         Ok(moments)
     }
 
@@ -183,13 +210,13 @@ mod tests {
         let params = [("fc.weight", var(&[1.0, 2.0], &[1, 2])), ("fc.bias", var(&[3.0], &[1]))];
         let mut adam = optimizer(&params, AdamWSettings::new(0.5, 1e9));
         let gradient = Tensor::new(&[2.0f32, -1.0, 4.0], &Device::Cpu).unwrap();
-        adam.step(&gradient, 21f64.sqrt(), 0.1).unwrap();
+        adam.step(&gradient, 21f64.sqrt(), 0.1, None).unwrap();
         assert_close(&values(&params[0].1), &[0.85, 2.0]);
         assert_close(&values(&params[1].1), &[2.9]);
         // Step 2, g = (0, -1 | 4). First weight: m = 0.9 * 0.2 = 0.18, v = 0.999 * 0.004 = 0.003996;
         // m / (1 - 0.81) = 0.947368, v / (1 - 0.998001) = 1.998999, so the update is 0.1 * 0.670058.
         let gradient = Tensor::new(&[0.0f32, -1.0, 4.0], &Device::Cpu).unwrap();
-        adam.step(&gradient, 17f64.sqrt(), 0.1).unwrap();
+        adam.step(&gradient, 17f64.sqrt(), 0.1, None).unwrap();
         assert_close(&values(&params[0].1), &[0.85 * 0.95 - 0.0670058, 2.0 * 0.95 + 0.1]);
         assert_close(&values(&params[1].1), &[2.8]);
         let moments = adam.moments().unwrap();
@@ -202,7 +229,7 @@ mod tests {
     fn a_long_gradient_is_shortened_to_the_limit() {
         let params = [("fc.bias", var(&[0.0, 0.0], &[2]))];
         let mut adam = optimizer(&params, AdamWSettings::new(0.0, 0.5));
-        adam.step(&Tensor::new(&[3.0f32, 4.0], &Device::Cpu).unwrap(), 5.0, 0.1).unwrap();
+        adam.step(&Tensor::new(&[3.0f32, 4.0], &Device::Cpu).unwrap(), 5.0, 0.1, None).unwrap();
         assert_close(&values(&adam.moments().unwrap()["m.fc.bias"]), &[0.03, 0.04]);
     }
 
@@ -235,7 +262,7 @@ mod tests {
         assert!(is_tied(&params[0].1), "candle cuts gradients off by itself now: the detach can go");
         let gradient = adam.gradient(&grads).unwrap();
         assert_eq!(values(&gradient), [5.0, 7.0, 2.0, 3.0]);
-        adam.step(&gradient, 87f64.sqrt(), 0.1).unwrap();
+        adam.step(&gradient, 87f64.sqrt(), 0.1, None).unwrap();
         assert!(!adam.first.track_op() && !adam.second.track_op());
     }
 
@@ -244,14 +271,14 @@ mod tests {
         let start = [("t", var(&[1.0, 2.0], &[2, 1]))];
         let mut adam = optimizer(&start, AdamWSettings::new(0.1, 1.0));
         let gradient = Tensor::new(&[0.3f32, -0.7], &Device::Cpu).unwrap();
-        adam.step(&gradient, 0.76, 0.01).unwrap();
+        adam.step(&gradient, 0.76, 0.01, None).unwrap();
         let (moments, weights) = (adam.moments().unwrap(), values(&start[0].1));
-        adam.step(&gradient, 0.76, 0.01).unwrap();
+        adam.step(&gradient, 0.76, 0.01, None).unwrap();
 
         let again = [("t", var(&weights, &[2, 1]))];
         let mut resumed = optimizer(&again, AdamWSettings::new(0.1, 1.0));
         resumed.restore(&moments, 1).unwrap();
-        resumed.step(&gradient, 0.76, 0.01).unwrap();
+        resumed.step(&gradient, 0.76, 0.01, None).unwrap();
         assert_eq!(values(&start[0].1), values(&again[0].1));
 
         let grown = [("t", var(&[1.0, 2.0, 9.0], &[3, 1]))];

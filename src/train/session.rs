@@ -207,13 +207,11 @@ impl<'a> Session<'a> {
         let state = &mut self.footing.state;
         let is_good = state.run.guard.admit(look.loss, look.norm, n_batches)?;
         if is_good {
-            self.learner.step(&look, rate)?;
+            let mean = self.footing.ema.as_mut().map(|ema| ema.next(self.settings.ema_decay));
+            self.learner.step(&look, rate, mean)?;
             state.total_steps += 1;
             state.moment_steps = self.learner.optimizer.n_steps();
-            if let Some(ema) = &mut self.footing.ema {
-                ema.update(&self.footing.params, self.settings.ema_decay)?;
-                state.ema_steps = ema.n_steps();
-            }
+            state.ema_steps = self.footing.ema.as_ref().map_or(0, Ema::n_steps);
         }
         state.total_batches += 1;
         state.run.epoch.advance(keys.len(), is_good.then_some(look.loss));

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 
 use super::objective::Objective;
-use super::optimizer::{AdamW, AdamWSettings};
+use super::optimizer::{AdamW, AdamWSettings, Mean};
 use crate::config::{ModelConfig, TrainingConfig};
 use crate::dataset::{Batch, Preprocessing};
 use crate::model::{Mode, Params, Tft, TftConfig};
@@ -60,9 +60,9 @@ impl Learner {
         Ok(Look { loss, norm, per_target, gradient })
     }
 
-    /// Moves the weights along a gradient, which must be finite.
-    pub fn step(&mut self, look: &Look, learning_rate: f64) -> Result<()> {
-        self.optimizer.step(&look.gradient, look.norm, learning_rate)
+    /// Moves the weights along a gradient, which must be finite, and their mean, if there is one, after them.
+    pub fn step(&mut self, look: &Look, learning_rate: f64, mean: Option<Mean<'_>>) -> Result<()> {
+        self.optimizer.step(&look.gradient, look.norm, learning_rate, mean)
     }
 }
 

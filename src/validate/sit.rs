@@ -5,24 +5,22 @@
 //! that the exam is sat again and no sound model is judged unfit.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 use chrono::{DateTime, Utc};
 
 use super::{ExamInputs, ProbeReport, SamplePlace, Verdict, examine};
-use crate::calendar::to_utc;
 use crate::config::Config;
-use crate::dataset::{Dataset, SampleKey};
-use crate::evaluate::{Exam, Scores, ensure_examinable, score_baselines, score_model};
+use crate::dataset::SampleKey;
+use crate::evaluate::{Exam, ExamGrids, Scores, ensure_examinable, score_baselines, score_model};
 use crate::model::Tft;
 use crate::model_manifest::ModelManifest;
 use crate::progress::Progress;
 use crate::registry::{By, ModelId, Registry};
 use crate::site::Site;
 use crate::train::TrainedModel;
-use crate::window::{Grid, Window};
+use crate::window::Window;
 
 /// Loads a model folder in a fresh process, with the reader production uses.
 ///
@@ -58,11 +56,10 @@ pub fn sit(
     let manifest = ModelManifest::read(&dir)?;
     manifest.ensure_has_preprocessing()?;
     let probe = (sitting.probe)(&dir).context("load the model in a fresh process")?;
-    let grid = Arc::new(sitting.window.read_grid()?);
     let champion = registry.pointer()?.map(|champion| champion.model_id).filter(|id| id != sitting.model);
     let mut papers = Papers::default();
     if probe.loaded {
-        let room = Room { site, registry, sitting, grid: &grid, progress };
+        let room = Room { site, registry, sitting, progress };
         papers.mark(&room, champion.as_ref())?;
     } else {
         progress.warn(&format!("{} did not load in a fresh process", sitting.model));
@@ -71,7 +68,7 @@ pub fn sit(
         model_id: sitting.model.as_str(),
         weights_sha256: &manifest.weights_sha256,
         window_id: &sitting.window.id,
-        holdout_start: to_utc(grid.time_ms(sitting.window.manifest.split.holdout_start)),
+        holdout_start: sitting.window.manifest.holdout_start(),
         trained_until: manifest.trained_until,
         now,
         probe: &probe,
@@ -121,7 +118,6 @@ struct Room<'a> {
     site: &'a Site,
     registry: &'a Registry,
     sitting: &'a Sitting<'a>,
-    grid: &'a Arc<Grid>,
     progress: &'a dyn Progress,
 }
 
@@ -155,12 +151,10 @@ impl Papers {
                 return Ok(());
             }
         };
-        let (config, split) = (&room.site.config, &room.sitting.window.manifest.split);
-        let max_gap_steps = config.window.max_gap_steps;
-        let dataset = Dataset::new(room.grid.clone(), model.preprocessing.clone(), max_gap_steps)?;
-        let keys = dataset.holdout_keys(split, config.validation.max_samples);
-        self.places = keys.iter().map(place).collect();
-        let exam = Exam::new(room.grid, split, keys, config)?;
+        let config = &room.site.config;
+        let grids = ExamGrids::read(room.sitting.window, config)?;
+        let exam = Exam::new(grids, &model.preprocessing, config)?;
+        self.places = exam.keys().iter().map(place).collect();
         self.baselines = score_baselines(&exam)?;
         self.challenger = Some(room.score(&model, &exam, "challenger")?);
         let Some(id) = champion else { return Ok(()) };

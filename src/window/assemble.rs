@@ -10,18 +10,29 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
 
-use crate::buffer::step_table::{NO_STATUS, StepOutline, StepTable};
+use crate::buffer::step_table::{NO_STATUS, RowCount, StepOutline, StepTable};
 use crate::progress::{Progress, Tick};
 use crate::schema::Schema;
 
 use super::grid::{Grid, Server};
+use super::manifest::Source;
 use super::span::Span;
 
 /// Raw rows of one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DayCount {
     pub date: NaiveDate,
+    /// Rows that became steps, each key once.
     pub n_raw_rows: u64,
+    /// Rows of the day in its files.
+    pub n_source_rows: u64,
+}
+
+impl DayCount {
+    /// Rows of its files that did not become part of a step: they repeat a key.
+    pub fn n_duplicates(&self) -> u64 {
+        self.n_source_rows.saturating_sub(self.n_raw_rows)
+    }
 }
 
 /// Who and what is in some days.
@@ -32,36 +43,43 @@ pub struct Cast {
     /// Ascending.
     pub statuses: Vec<String>,
     pub days: Vec<DayCount>,
+    /// Raw rows of each server and the steps they fell in, in the order of `servers`.
+    pub row_counts: Vec<RowCount>,
 }
 
 /// Learns who is in `days`.
 ///
-/// A server's profile is the last one its records gave, else that of the rules.
+/// A server's profile is the last one its records gave, else that of the rules. `sources` are the files behind the days.
 ///
 /// - Errors: a day cannot be read; it is named.
 pub fn survey(
     days: &[NaiveDate],
     schema: &Schema,
+    sources: &[Source],
     outline: &mut dyn FnMut(NaiveDate) -> Result<StepOutline>,
 ) -> Result<Cast> {
-    let mut profiles: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let mut known: BTreeMap<String, (Option<String>, RowCount)> = BTreeMap::new();
     let mut statuses = BTreeSet::new();
     let mut counts = Vec::with_capacity(days.len());
     for day in days {
         let outline = outline(*day).with_context(|| format!("read the steps of {day}"))?;
-        for (name, profile) in outline.servers.into_iter().zip(outline.profiles) {
-            let known = profiles.entry(name).or_default();
-            *known = profile.or(known.take());
+        let n_raw_rows = outline.n_raw_rows();
+        let n_source_rows = sources.iter().filter(|source| source.date == *day).map(|source| source.n_rows);
+        counts.push(DayCount { date: *day, n_raw_rows, n_source_rows: n_source_rows.sum() });
+        let of_day = outline.profiles.into_iter().zip(outline.row_counts);
+        for (name, (profile, count)) in outline.servers.into_iter().zip(of_day) {
+            let (last_profile, total) = known.entry(name).or_default();
+            *last_profile = profile.or(last_profile.take());
+            total.add(count);
         }
         statuses.extend(outline.statuses);
-        counts.push(DayCount { date: *day, n_raw_rows: outline.n_raw_rows });
     }
-    let server = |(name, profile): (String, Option<String>)| {
+    let server = |(name, (profile, count)): (String, (Option<String>, RowCount))| {
         let profile = profile.unwrap_or_else(|| schema.profile_of(&name).to_owned());
-        Server { name, profile }
+        (Server { name, profile }, count)
     };
-    let servers = profiles.into_iter().map(server).collect();
-    Ok(Cast { servers, statuses: statuses.into_iter().collect(), days: counts })
+    let (servers, row_counts) = known.into_iter().map(server).unzip();
+    Ok(Cast { servers, statuses: statuses.into_iter().collect(), days: counts, row_counts })
 }
 
 /// Puts the step tables of the cast's days on the grid of `span`, one column per metric of `schema`, for `servers`
@@ -171,7 +189,7 @@ mod tests {
         let first: NaiveDate = "2024-01-01".parse().unwrap();
         let days: Vec<NaiveDate> = first.iter_days().take(tables.len()).collect();
         let table = |day: NaiveDate| &tables[(day - first).num_days() as usize];
-        let cast = survey(&days, &schema(), &mut |day| Ok(table(day).outline()))?;
+        let cast = survey(&days, &schema(), &[], &mut |day| Ok(table(day).outline()))?;
         let all = 0..cast.servers.len();
         let grid = fill(span, &schema(), &cast, all, &mut |day| Ok(table(day).clone()), &Silent)?;
         for server in 0..cast.servers.len() {

@@ -14,6 +14,7 @@ use super::grid::Grid;
 use super::manifest::Source;
 use super::quality::QualityReport;
 use super::store::Window;
+use super::verify::{self, WindowCheck};
 
 impl DaySource for Buffer {
     fn dates(&self) -> Result<Vec<NaiveDate>> {
@@ -72,6 +73,13 @@ pub fn inspect(
     progress: &dyn Progress,
 ) -> Result<QualityReport> {
     build::inspect_from(&Buffer::open(site), site, request, now, progress)
+}
+
+/// Compares a window with its manifest, and with the site's buffer as it is now.
+///
+/// - Errors: a day of the buffer cannot be read. What is wrong with the window is part of the answer.
+pub fn check(site: &Site, window: &Window) -> Result<WindowCheck> {
+    verify::check_against(&Buffer::open(site), window)
 }
 
 /// The newest `n_steps` complete steps before `now` of every server in the buffer: what a forecast starts from.

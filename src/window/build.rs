@@ -97,7 +97,7 @@ pub fn build_from(
                 }
                 Err(error) => {
                     progress.warn(&format!("window {} is damaged and built anew: {error:#}", window.id));
-                    store::discard(site, &window)?;
+                    store::discard(&window)?;
                 }
             }
         }
@@ -149,7 +149,7 @@ pub fn recent_from(
     let read = |day: &NaiveDate| Ok((*day, source.read(*day)?.0));
     let mut tables: BTreeMap<NaiveDate, StepTable> = days.iter().map(read).collect::<Result<_>>()?;
     let schema = site.schema();
-    let cast = survey(&days, &schema, &mut |day| Ok(tables[&day].outline()))?;
+    let cast = survey(&days, &schema, &[], &mut |day| Ok(tables[&day].outline()))?;
     let mut take = |day: NaiveDate| tables.remove(&day).context("each day is there once");
     fill(&span, &schema, &cast, 0..cast.servers.len(), &mut take, progress)
 }
@@ -206,7 +206,7 @@ fn config_digest(site: &Site) -> String {
     let model = &config.model;
     let parts = (
         (config.timezone, &config.series, &config.window, config.min_training_samples),
-        (&config.metrics, &config.profiles),
+        (&config.metrics, &config.profiles, &config.quality),
         (&model.targets, model.encoder_length, model.horizon),
     );
     digest(&parts)[..16].to_owned()
@@ -259,8 +259,9 @@ fn look(
     progress: &dyn Progress,
 ) -> Result<Look> {
     let (span, schema) = (&plan.span, site.schema());
-    let cast = survey(&plan.days, &schema, &mut |day| source.outline(day))?;
-    let mut examination = Examination::new(&cast.days, plan.asked, plan.split.as_ref(), &site.config);
+    let cast = survey(&plan.days, &schema, &plan.sources, &mut |day| source.outline(day))?;
+    let outline = outline(span, &schema, &cast);
+    let mut examination = Examination::new(&outline, &cast, plan.asked, plan.split.as_ref(), &site.config);
     let mut sources = Vec::new();
     for servers in groups(&cast, site, bytes_a_server(span.n_steps, schema.metrics.len())) {
         let mut of_group = Vec::with_capacity(plan.sources.len());
@@ -274,7 +275,6 @@ fn look(
         let usable = examination.add(&grid);
         take(&grid, &usable)?;
     }
-    let outline = outline(span, &schema, &cast);
     Ok(Look { report: examination.finish(&outline), outline, sources })
 }
 
@@ -319,6 +319,7 @@ fn manifest_of(site: &Site, plan: &Plan, split: Split, outline: &Grid, quality: 
         end_day: plan.asked.end_day,
         n_steps: span.n_steps,
         n_raw_rows: quality.n_raw_rows,
+        schema: site.schema(),
         schema_digest: site.schema().digest(),
         config_digest: plan.config_digest.clone(),
         metrics: outline.metrics.clone(),

@@ -53,6 +53,16 @@ impl Grid {
         }
     }
 
+    /// An outline with some of the metrics only, in the order given, and without statuses.
+    pub fn only_metrics(self, metrics: &[String]) -> Self {
+        Self { metrics: metrics.to_vec(), statuses: Vec::new(), ..self }
+    }
+
+    /// An outline that begins at step `first`, which becomes its step 0.
+    pub fn from_step(self, first: usize) -> Self {
+        Self { start_ms: self.time_ms(first), n_steps: self.n_steps.saturating_sub(first), ..self }
+    }
+
     /// The grid of some of the servers, with room for their values and none of them there.
     pub(super) fn with_room_for(&self, servers: impl Iterator<Item = usize>) -> Self {
         let servers: Vec<Server> = servers.map(|server| self.servers[server].clone()).collect();

@@ -1,17 +1,18 @@
 //! What `manifest.json` of a window says: where it came from, how it is cut, and what it is worth.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::fsx::FileDigest;
+use crate::schema::Schema;
 
 use super::grid::Server;
 use super::quality::QualityReport;
 use super::split::Split;
 
 /// The `format` written here.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One file that a window was read from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub struct Manifest {
     pub n_steps: usize,
     /// Raw rows behind the window's steps, of all servers.
     pub n_raw_rows: u64,
+    /// The columns with units, ranges and aggregations, and the profile rules.
+    pub schema: Schema,
     pub schema_digest: String,
     /// Digest of the settings that shape a window.
     pub config_digest: String,
@@ -52,4 +55,11 @@ pub struct Manifest {
     pub sources: Vec<Source>,
     pub quality: QualityReport,
     pub files: Vec<FileDigest>,
+}
+
+impl Manifest {
+    /// When the holdout begins.
+    pub fn holdout_start(&self) -> DateTime<Utc> {
+        self.start + TimeDelta::seconds(self.split.holdout_start as i64 * i64::from(self.step_secs))
+    }
 }

@@ -26,6 +26,16 @@ impl Split {
         let first = self.holdout_start.max(encoder_length);
         first..(self.holdout_end + 1).saturating_sub(horizon).max(first)
     }
+
+    /// The same cut of a grid that begins at step `first` of this one's; what lies before it is gone.
+    pub fn from_step(&self, first: usize) -> Self {
+        let shifted = |step: usize| step.saturating_sub(first);
+        Self {
+            train_end: shifted(self.train_end),
+            holdout_start: shifted(self.holdout_start),
+            holdout_end: shifted(self.holdout_end),
+        }
+    }
 }
 
 /// What [`plan_split`] decided.

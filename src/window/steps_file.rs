@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use polars::prelude::*;
 
+use crate::fsx::disk;
+
 use super::grid::Grid;
 
 /// Rows of a row group, about.
@@ -26,7 +28,7 @@ pub(super) struct StepsWriter {
     /// Rows of a row group, about.
     group_rows: usize,
     /// Opened with the first grid, which knows the columns.
-    writer: Option<BatchedWriter<File>>,
+    writer: Option<BatchedWriter<disk::File>>,
     /// Rows that do not fill a row group yet, and of how many servers they are.
     pending: Option<DataFrame>,
     n_pending: usize,
@@ -52,7 +54,7 @@ impl StepsWriter {
     fn try_add(&mut self, grid: &Grid, mut servers: &[usize]) -> Result<()> {
         if self.writer.is_none() {
             let schema = frame(grid, &[])?.schema().clone();
-            self.writer = Some(ParquetWriter::new(File::create(&self.path)?).batched(&schema)?);
+            self.writer = Some(ParquetWriter::new(disk::File::create_new(&self.path)?).batched(&schema)?);
         }
         let n_a_group = (self.group_rows / grid.n_steps.max(1)).max(1);
         while !servers.is_empty() {
@@ -142,9 +144,10 @@ fn frame(grid: &Grid, cells: &[(usize, usize)]) -> Result<DataFrame> {
     Ok(DataFrame::new(cells.len(), columns)?)
 }
 
-/// Fills `grid`, whose values are all missing so far, from a file that [`StepsWriter`] made.
+/// Fills `grid`, whose values are all missing so far, from a file that [`StepsWriter`] made. Only the grid's own metrics
+/// are read, and its statuses if it has any; rows before its first step are left out.
 ///
-/// - Errors: the file cannot be read, lacks a column, or holds a server, status or time the grid does not have.
+/// - Errors: the file cannot be read, lacks a column, or holds a server, a status or a later time the grid does not have.
 pub(super) fn read_into(path: &Path, grid: &mut Grid) -> Result<()> {
     for rows in row_groups(path)? {
         read_rows_into(path, rows, grid).with_context(|| format!("read {}", path.display()))?;
@@ -205,12 +208,13 @@ fn position(grid: &Grid, server: &str) -> Result<usize> {
 
 /// [`read_into`] of some rows.
 pub(super) fn read_rows_into(path: &Path, rows: Range<usize>, grid: &mut Grid) -> Result<()> {
-    place(grid, &read_rows(path, rows)?)
-}
-
-fn read_rows(path: &Path, rows: Range<usize>) -> Result<DataFrame> {
-    let reader = ParquetReader::new(File::open(path)?).with_slice(Some((rows.start, rows.len())));
-    Ok(reader.finish()?)
+    let mut columns = vec![SERVER.to_owned(), TIME.to_owned()];
+    columns.extend_from_slice(&grid.metrics);
+    if !grid.statuses.is_empty() {
+        columns.push(STATUS.to_owned());
+    }
+    let reader = ParquetReader::new(File::open(path)?).with_columns(Some(columns));
+    place(grid, &reader.with_slice(Some((rows.start, rows.len()))).finish()?)
 }
 
 fn place(grid: &mut Grid, frame: &DataFrame) -> Result<()> {
@@ -219,6 +223,7 @@ fn place(grid: &mut Grid, frame: &DataFrame) -> Result<()> {
     for metric in 0..n_metrics {
         let column = frame.column(&grid.metrics[metric])?.f32()?;
         for (cell, value) in cells.iter().zip(column.iter()) {
+            let Some(cell) = cell else { continue };
             grid.values[cell * n_metrics + metric] = value.unwrap_or(f32::NAN);
         }
     }
@@ -226,16 +231,16 @@ fn place(grid: &mut Grid, frame: &DataFrame) -> Result<()> {
         return Ok(());
     }
     for (cell, status) in cells.iter().zip(frame.column(STATUS)?.str()?.iter()) {
-        let Some(status) = status else { continue };
+        let Some((cell, status)) = cell.zip(status) else { continue };
         let position = grid.statuses.binary_search_by(|known| known.as_str().cmp(status));
         let position = position.ok().with_context(|| format!("status `{status}` is not in the manifest"))?;
-        grid.status[*cell] = position as u16 + 1;
+        grid.status[cell] = position as u16 + 1;
     }
     Ok(())
 }
 
-/// The cell (server times steps, plus step) of every row.
-fn cells_in(grid: &Grid, frame: &DataFrame) -> Result<Vec<usize>> {
+/// The cell (server times steps, plus step) of every row; none for rows before the grid.
+fn cells_in(grid: &Grid, frame: &DataFrame) -> Result<Vec<Option<usize>>> {
     let names = frame.column(SERVER)?.str()?;
     let times = frame.column(TIME)?.datetime()?.physical();
     let step_ms = i64::from(grid.step_secs) * 1000;
@@ -247,9 +252,8 @@ fn cells_in(grid: &Grid, frame: &DataFrame) -> Result<Vec<usize>> {
             server = position(grid, name)?;
         }
         let step = (time - grid.start_ms).div_euclid(step_ms);
-        let is_inside = (0..grid.n_steps as i64).contains(&step);
-        ensure!(is_inside, "a row of `{name}` at {time} ms is outside of the window");
-        cells.push(server * grid.n_steps + step as usize);
+        ensure!(step < grid.n_steps as i64, "a row of `{name}` at {time} ms is after the window");
+        cells.push(usize::try_from(step).ok().map(|step| server * grid.n_steps + step));
     }
     Ok(cells)
 }
@@ -315,6 +319,22 @@ mod tests {
         read.servers.remove(1);
         let error = read_into(&path, &mut read).unwrap_err();
         assert!(format!("{error:#}").contains("`c` is not in the manifest"), "{error:#}");
+    }
+
+    #[test]
+    fn some_metrics_and_the_last_steps_are_read_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("steps.parquet");
+        let whole = grid();
+        write(&path, &whole, &[&[0, 1, 2]]);
+        let mut memory = whole.outline().only_metrics(&["mem".into()]).with_room_for(0..3);
+        read_into(&path, &mut memory).unwrap();
+        assert_eq!((memory.row(0, 3), memory.row(2, 1)), (&whole.row(0, 3)[1..], &whole.row(2, 1)[1..]));
+        assert!(memory.row(0, 2)[0].is_nan() && memory.row(1, 0)[0].is_nan());
+        let mut end = whole.outline().from_step(3).with_room_for(0..3);
+        read_into(&path, &mut end).unwrap();
+        assert_eq!((end.n_steps, end.time_ms(0)), (1, whole.time_ms(3)));
+        assert_eq!((end.row(2, 0), &end.status), (whole.row(2, 3), &vec![0, 0, 1]));
     }
 
     #[test]

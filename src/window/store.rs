@@ -2,7 +2,6 @@
 //!
 //! `windows/latest.json` names the window that was asked for last; it is moved after the window is complete.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,12 +55,21 @@ impl Window {
     ///
     /// - Errors: the file is not the one that was published (length or sha256), or cannot be read.
     pub fn read_grid(&self) -> Result<Grid> {
+        self.read_parts(&[self.outline()]).map(|mut grids| grids.remove(0))
+    }
+
+    /// Reads what some outlines ask for (see [`Grid::only_metrics`], [`Grid::from_step`]), a grid for each.
+    ///
+    /// - Errors: those of [`Window::read_grid`].
+    pub fn read_parts(&self, outlines: &[Grid]) -> Result<Vec<Grid>> {
         self.told(|| {
             self.verify()?;
-            let outline = self.outline();
-            let mut grid = outline.with_room_for(0..outline.servers.len());
-            steps_file::read_into(&self.dir.join(STEPS), &mut grid)?;
-            Ok(grid)
+            let read = |outline: &Grid| {
+                let mut grid = outline.with_room_for(0..outline.servers.len());
+                steps_file::read_into(&self.dir.join(STEPS), &mut grid)?;
+                Ok(grid)
+            };
+            outlines.iter().map(read).collect()
         })
     }
 
@@ -81,7 +89,7 @@ impl Window {
     }
 
     /// The grid of the window's servers, without their values.
-    fn outline(&self) -> Grid {
+    pub fn outline(&self) -> Grid {
         let manifest = &self.manifest;
         Grid {
             servers: manifest.servers.clone(),
@@ -173,17 +181,15 @@ pub fn prune(site: &Site, today: NaiveDate, keep_days: u32, in_use: &[String]) -
         if window.manifest.end_day >= oldest || in_use.contains(&window.id) {
             continue;
         }
-        discard(site, &window)?;
+        discard(&window)?;
         n_deleted += 1;
     }
     Ok(n_deleted)
 }
 
 /// Deletes a window, first out of sight and then for good.
-pub(super) fn discard(site: &Site, window: &Window) -> Result<()> {
-    let aside = tempfile::Builder::new().prefix(".staging-").tempdir_in(site.windows_dir())?;
-    let moved = fs::rename(&window.dir, aside.path().join("window"));
-    moved.with_context(|| format!("delete window {}", window.id))
+pub(super) fn discard(window: &Window) -> Result<()> {
+    fsx::discard_dir(&window.dir).with_context(|| format!("delete window {}", window.id))
 }
 
 /// The window `id`, if there is one.

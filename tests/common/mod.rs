@@ -65,6 +65,12 @@ impl Story {
         Ran::of(args, self.command(args).spawn().unwrap())
     }
 
+    /// Runs the program to its end with one variable in its environment.
+    #[track_caller]
+    pub fn run_with_env(&self, args: &str, (name, value): (&str, &str)) -> Ran {
+        Ran::of(args, self.command(args).env(name, value).spawn().unwrap())
+    }
+
     /// Runs the program with `input` on its standard input.
     #[track_caller]
     pub fn run_with_input(&self, args: &str, input: &[u8]) -> Ran {

@@ -19,6 +19,9 @@ fn networks_are_measured_in_a_site_and_outside_of_one() {
         assert!((found["ratio"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-6, "{found}");
     }
     story.run(&format!("bench train {SMALL}")).exit(0).stdout("of the floor's rate");
+    let setting = ("TFTCTL_MODEL__DROPOUT", "0.5");
+    let found = story.run_with_env(&format!("bench train {SMALL} --json"), setting).exit(0).json();
+    assert_eq!(found["sizes"]["dropout"], 0.5);
     story.run("init").exit(0);
     story.set("model.dropout", "0.25");
     assert_eq!(story.run(&format!("bench train {SMALL} --json")).exit(0).json()["sizes"]["dropout"], 0.25);

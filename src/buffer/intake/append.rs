@@ -12,29 +12,37 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use chrono::{NaiveDate, TimeZone, Utc};
+use anyhow::{Context, Result, anyhow, bail};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
 use crate::clock::Clock;
 use crate::error::Refusal;
 use crate::progress::{Progress, Tick};
+use crate::schema::Metric;
 
 use super::csv_rows::Header;
-use super::lines::{Line, LineSplitter};
+use super::join::Joiner;
+use super::judge::{Judge, Tally};
+use super::lines::Line;
+use super::names::Fields;
 use super::ndjson::LineReader;
-use super::quarantine::{Place, Quarantine};
-use super::record::{Candidate, Fields, Reason, Reject, Rules, UnknownFields};
-use super::source::{Format, Input, ParquetInput, Source, detect_text};
+use super::quarantine::Quarantine;
+use super::record::{Candidate, Reason, Reject, Rules, UnknownFields};
+use super::source::{Format, Input, ParquetInput, Source};
+use super::telegraf::{Series, TelegrafReader, is_telegraf};
+use super::text::{TakeText, Text, without_mark};
 use crate::buffer::Buffer;
 use crate::buffer::open::open_days::OpenDays;
-use crate::buffer::sealed::parquet_rows::{ParquetFile, SliceTime};
+use crate::buffer::sealed::parquet_rows::{Columns, ParquetFile, SliceTime};
 
 /// How to append.
 #[derive(Clone, Debug)]
 pub struct AppendOptions {
     pub format: Format,
+    /// The source uses the site's own names and units, as `buffer export` writes them: nothing is mapped.
+    pub is_plain: bool,
     /// Serves a pipe that stays open: acknowledges at least every `flush_every`, also while nothing comes.
     pub follow: bool,
     /// Longest time a row waits for its acknowledgement with `follow`.
@@ -43,16 +51,21 @@ pub struct AppendOptions {
     pub batch_rows: u64,
     /// Set from elsewhere (a signal handler), it ends a followed pipe as if it were closed.
     pub stop: Option<Arc<AtomicBool>>,
+    /// Records older than the retention are counted and left out instead of quarantined: a backfill may begin where
+    /// its source begins.
+    pub leave_out_old: bool,
 }
 
 impl Default for AppendOptions {
     fn default() -> Self {
         Self {
             format: Format::Auto,
+            is_plain: false,
             follow: false,
             flush_every: Duration::from_secs(1),
             batch_rows: 50_000,
             stop: None,
+            leave_out_old: false,
         }
     }
 }
@@ -68,13 +81,19 @@ pub struct AppendReport {
     pub n_good: u64,
     /// Records in quarantine.
     pub n_bad: u64,
+    /// Good Telegraf records that became part of the row of another.
+    pub n_joined: u64,
+    /// Telegraf records none of whose fields is a metric here, dropped.
+    pub n_unmapped: u64,
+    /// Records older than the retention that an import left out; in none of the other counts.
+    pub n_too_old: u64,
     /// Bad records by reason.
     pub reasons: BTreeMap<String, u64>,
     /// Fields that the schema does not know, dropped, by name.
     pub n_unknown_fields: BTreeMap<String, u64>,
-    /// Good records by day.
+    /// Rows by day.
     pub n_per_day: BTreeMap<NaiveDate, u64>,
-    /// Good records for days that are sealed already; the next rotation merges them.
+    /// Rows for days that are sealed already; the next rotation merges them.
     pub n_late: u64,
     /// Values outside of their metric's range that were kept, as the config says.
     pub n_out_of_range_kept: u64,
@@ -112,14 +131,15 @@ impl Buffer {
         progress: &dyn Progress,
         on_ack: &mut dyn FnMut(&AppendReport),
     ) -> Result<AppendReport> {
-        if self.is_foreign {
-            let dir = self.dir.display();
-            return Err(Refusal::usage(format!("{dir} lies outside of this site and is only read")));
-        }
+        self.ensure_own()?;
         let name = source.name();
-        let mut intake = Intake::new(self, &name, clock, progress, on_ack);
+        let mut intake = Intake::new(self, &name, options, clock, progress, on_ack);
         let outcome = match Input::open(source, options.format) {
-            Ok(Input::Text { reader, format }) => intake.take_text(reader, format, options),
+            Ok(Input::Text { reader, format, is_compressed }) => {
+                let input = &intake.fields.input;
+                let keys = [input.timestamp.clone(), input.server_name.clone()];
+                intake.take_text(reader, Text::new(format, keys, is_compressed), options)
+            }
             Ok(Input::Parquet(input)) => intake.take_parquet(input),
             Err(error) => Err(error),
         };
@@ -133,22 +153,47 @@ impl Buffer {
         intake.acknowledge().with_context(|| format!("append {name}"))?;
         Ok(intake.report)
     }
+
+    /// - Errors: the buffer came from elsewhere ([`Refusal::Usage`]).
+    pub(in crate::buffer) fn ensure_own(&self) -> Result<()> {
+        if self.is_foreign {
+            let dir = self.dir.display();
+            return Err(Refusal::usage(format!("{dir} lies outside of this site and is only read")));
+        }
+        Ok(())
+    }
+
+    /// The first instant that retention keeps at `now`, epoch milliseconds: never before the year 2000.
+    pub(in crate::buffer) fn oldest_kept_ms(&self, now: DateTime<Utc>) -> i64 {
+        let today = calendar::day_of(now.timestamp_millis(), self.zone);
+        let oldest = calendar::days_before(today, self.retention.kept_days);
+        calendar::day_start(oldest, self.zone).timestamp_millis().max(YEAR_2000_MS)
+    }
 }
+
+/// No server of today measured anything before.
+pub(super) const YEAR_2000_MS: i64 = 946_684_800_000;
 
 /// What the thread that reads a followed pipe sends.
 type Chunk = std::io::Result<Vec<u8>>;
 
 const CHUNK_BYTES: usize = 1 << 16;
 
-struct Intake<'a> {
+static NO_MAPPING: BTreeMap<String, String> = BTreeMap::new();
+
+/// Takes the records of one source: each is judged, and filed or quarantined.
+pub(in crate::buffer) struct Intake<'a> {
     buffer: &'a Buffer,
     clock: &'a Clock,
     progress: &'a dyn Progress,
     on_ack: &'a mut dyn FnMut(&AppendReport),
-    fields: Fields,
+    fields: Arc<Fields>,
     candidate: Candidate,
     unknown: UnknownFields,
     csv: Option<Header>,
+    /// Whether the JSON is that of a Telegraf agent; `None` until a record shows it.
+    is_telegraf: Option<bool>,
+    series: Series,
     judge: Judge<'a>,
     report: AppendReport,
     started: Instant,
@@ -157,84 +202,41 @@ struct Intake<'a> {
     is_disk_broken: bool,
 }
 
-/// The part of an intake that decides about one candidate; apart, so that a parser can hold the rest.
-struct Judge<'a> {
-    rules: Rules<'a>,
-    open: OpenDays<'a>,
-    quarantine: Quarantine,
-    file: String,
-    now_ms: i64,
-    today: NaiveDate,
-    tally: Tally,
-    /// The first failure to write.
-    failure: Option<anyhow::Error>,
-}
-
-/// Counts that become part of a report when they are durable.
-#[derive(Default)]
-struct Tally {
-    n_good: u64,
-    n_bad: u64,
-    n_late: u64,
-    n_out_of_range_kept: u64,
-    reasons: BTreeMap<Reason, u64>,
-    n_per_day: BTreeMap<NaiveDate, u64>,
-}
-
-impl Judge<'_> {
-    /// Files or quarantines a candidate that was found at `line` (and `record` of it).
-    fn judge(&mut self, candidate: &mut Candidate, line: u64, record: Option<usize>, raw: &[u8]) {
-        match self.rules.check(candidate) {
-            Ok(n_kept) => {
-                self.tally.n_out_of_range_kept += n_kept as u64;
-                self.accept(candidate);
-            }
-            Err(reject) => self.reject(&reject, line, record, raw),
-        }
-    }
-
-    fn accept(&mut self, candidate: &Candidate) {
-        match self.open.push(candidate.row(), self.now_ms) {
-            Ok((date, is_sealed)) => {
-                self.tally.n_good += 1;
-                self.tally.n_late += u64::from(is_sealed);
-                *self.tally.n_per_day.entry(date).or_default() += 1;
-            }
-            Err(error) => self.fail(error),
-        }
-    }
-
-    fn reject(&mut self, reject: &Reject, line: u64, record: Option<usize>, raw: &[u8]) {
-        self.tally.n_bad += 1;
-        *self.tally.reasons.entry(reject.reason).or_default() += 1;
-        let place = Place { file: &self.file, line, record };
-        let now = calendar::to_utc(self.now_ms);
-        if let Err(error) = self.quarantine.add(&place, reject, raw, now, self.today) {
-            self.fail(error);
-        }
-    }
-
-    fn fail(&mut self, error: anyhow::Error) {
-        self.failure.get_or_insert(error);
-    }
-}
-
 impl<'a> Intake<'a> {
-    fn new(
+    pub fn new(
         buffer: &'a Buffer,
         name: &str,
+        options: &AppendOptions,
         clock: &'a Clock,
         progress: &'a dyn Progress,
         on_ack: &'a mut dyn FnMut(&AppendReport),
     ) -> Self {
+        let fields = match options.is_plain {
+            true => Fields::plain(&buffer.schema),
+            false => Fields::of(&buffer.schema, &buffer.input, &buffer.columns),
+        };
+        let is_telegraf = match options.format {
+            Format::Telegraf => Some(true),
+            Format::Ndjson => Some(false),
+            _ => None,
+        };
+        let mut open = OpenDays::new(buffer);
+        open.completes_rows = is_telegraf == Some(true);
         let judge = Judge {
-            rules: Rules { metrics: &buffer.schema.metrics, min_ms: i64::MAX, max_ms: i64::MIN },
-            open: OpenDays::new(buffer),
+            rules: Rules {
+                metrics: &buffer.schema.metrics,
+                min_ms: i64::MAX,
+                max_ms: i64::MIN,
+                status_values: if options.is_plain { &NO_MAPPING } else { &buffer.input.status_values },
+            },
+            open,
             quarantine: Quarantine::new(&buffer.quarantine_dir),
             file: name.to_owned(),
             now_ms: 0,
             today: NaiveDate::MIN,
+            leaves_out_old: options.leave_out_old,
             tally: Tally::default(),
+            joiner: Joiner::default(),
             failure: None,
         };
         let mut intake = Self {
@@ -242,10 +244,12 @@ impl<'a> Intake<'a> {
             clock,
             progress,
             on_ack,
-            fields: Fields::of(&buffer.schema),
-            candidate: Candidate::new(buffer.schema.metrics.len()),
+            candidate: Candidate::new(buffer.schema.metrics.len(), fields.times()),
+            fields: Arc::new(fields),
             unknown: UnknownFields::default(),
             csv: None,
+            is_telegraf,
+            series: Series::default(),
             judge,
             report: AppendReport { source: name.to_owned(), ..AppendReport::default() },
             started: Instant::now(),
@@ -257,25 +261,22 @@ impl<'a> Intake<'a> {
     }
 
     /// Which times are absurd depends on the present, which moves on while a pipe is followed.
-    fn look_at_clock(&mut self) {
+    pub fn look_at_clock(&mut self) {
         let now = self.clock.now();
         let buffer = self.buffer;
         let judge = &mut self.judge;
         judge.now_ms = now.timestamp_millis();
         judge.today = calendar::day_of(judge.now_ms, buffer.zone);
-        let oldest = calendar::days_before(judge.today, buffer.retention.kept_days);
-        let year_2000 = Utc.with_ymd_and_hms(2000, 1, 1, 0, 0, 0).single().expect("a valid date");
-        judge.rules.min_ms = calendar::day_start(oldest, buffer.zone).max(year_2000).timestamp_millis();
+        judge.rules.min_ms = buffer.oldest_kept_ms(now);
         judge.rules.max_ms = judge.now_ms + 1000 * i64::from(buffer.max_future_secs);
     }
 
     fn take_text(
         &mut self,
         mut reader: Box<dyn Read + Send>,
-        format: Format,
+        mut text: Text,
         options: &AppendOptions,
     ) -> Result<()> {
-        let mut text = Text { lines: LineSplitter::default(), format, head: Vec::new() };
         if options.follow {
             return self.follow(&mut text, reader, options);
         }
@@ -283,7 +284,7 @@ impl<'a> Intake<'a> {
         loop {
             match reader.read(&mut chunk) {
                 Ok(0) => return text.finish(self),
-                Ok(n_read) => text.push(&chunk[..n_read], self)?,
+                Ok(n_read) => self.take_chunk(&mut text, &chunk[..n_read])?,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.broken_source(error)),
             }
@@ -330,7 +331,7 @@ impl<'a> Intake<'a> {
             let wait = options.flush_every.saturating_sub(self.acknowledged_at.elapsed());
             // A short nap at most, so that a stop is noticed soon.
             match chunks.recv_timeout(wait.min(Duration::from_millis(200))) {
-                Ok(Ok(chunk)) => text.push(&chunk, self)?,
+                Ok(Ok(chunk)) => self.take_chunk(text, &chunk)?,
                 Ok(Err(error)) => return Err(self.broken_source(error)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return text.finish(self),
@@ -345,22 +346,16 @@ impl<'a> Intake<'a> {
         }
     }
 
+    fn take_chunk(&mut self, text: &mut Text, chunk: &[u8]) -> Result<()> {
+        self.report.n_bytes += chunk.len() as u64;
+        text.push(chunk, self)?;
+        self.tell();
+        Ok(())
+    }
+
     fn broken_source(&self, error: std::io::Error) -> anyhow::Error {
         let n_bytes = self.report.n_bytes;
         anyhow!(error).context(format!("read it: broken off after {n_bytes} bytes of text"))
-    }
-
-    fn take_line(&mut self, number: u64, line: Line<'_>, format: Format) -> Result<()> {
-        match line {
-            Line::TooLong(head) => {
-                let reject = Reject::new(Reason::LineTooLong, "longer than 1 MiB (a batch: 32 MiB)");
-                self.judge.reject(&reject, number, None, head);
-            }
-            Line::Whole(text) if text.iter().all(u8::is_ascii_whitespace) => {}
-            Line::Whole(text) if format == Format::Csv => self.take_csv_line(number, text)?,
-            Line::Whole(text) => self.take_json_line(number, text),
-        }
-        self.check_disk()
     }
 
     fn check_disk(&mut self) -> Result<()> {
@@ -373,18 +368,24 @@ impl<'a> Intake<'a> {
         }
     }
 
-    fn take_json_line(&mut self, number: u64, text: &[u8]) {
-        let judge = &mut self.judge;
-        // A byte order mark stands before the first line of some writers.
-        let text = if number == 1 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
-        let outcome = LineReader {
-            fields: &self.fields,
-            metrics: &self.buffer.schema.metrics,
-            candidate: &mut self.candidate,
-            unknown: &mut self.unknown,
-            emit: &mut |candidate, record| judge.judge(candidate, number, record, text),
+    fn take_json(&mut self, number: u64, text: &[u8]) {
+        let text = if number == 1 { without_mark(text) } else { text };
+        if self.is_telegraf.is_none() {
+            self.is_telegraf = is_telegraf(text);
+            self.judge.open.completes_rows = self.is_telegraf == Some(true);
         }
-        .read(text);
+        let judge = &mut self.judge;
+        let emit: &mut dyn FnMut(&mut Candidate, Option<usize>) =
+            &mut |candidate, record| judge.judge(candidate, number, record, text);
+        let (fields, metrics) = (&*self.fields, self.buffer.schema.metrics.as_slice());
+        let (candidate, unknown) = (&mut self.candidate, &mut self.unknown);
+        let outcome = match self.is_telegraf {
+            Some(true) => {
+                let (series, n_unmapped) = (&mut self.series, &mut self.report.n_unmapped);
+                TelegrafReader { fields, metrics, candidate, unknown, series, n_unmapped, emit }.read(text)
+            }
+            _ => LineReader { fields, metrics, candidate, unknown, emit }.read(text),
+        };
         if let Err(reject) = outcome {
             self.judge.reject(&reject, number, None, text);
         }
@@ -406,15 +407,17 @@ impl<'a> Intake<'a> {
     fn take_parquet(&mut self, input: ParquetInput) -> Result<()> {
         self.report.n_bytes = input.file.metadata()?.len();
         let mut file = ParquetFile::of(input.file)?;
-        let names = self.buffer.metric_names();
         for name in file.numeric_columns() {
-            if !names.contains(&name) {
+            if self.fields.get(&name).is_none() {
                 *self.unknown.0.entry(name).or_default() += file.n_rows() as u64;
             }
         }
+        let names = file.columns();
+        let fields = self.fields.clone();
+        let columns = Columns::mapped(&names, &fields, self.buffer.schema.metrics.len())?;
         let mut first_row = 0;
         for slice in file.slices() {
-            let rows = file.read_slice(&slice, &names)?;
+            let rows = file.read_slice(&slice, &columns)?;
             for idx in 0..rows.len() {
                 rows.fill(idx, &mut self.candidate, &self.buffer.schema.metrics);
                 let raw = match rows.time(idx) {
@@ -430,8 +433,29 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
+    /// Judges one record that somebody else has read: `fill` writes it into an empty candidate. `number` and `raw` are
+    /// what quarantine says of it.
+    pub fn take_read(
+        &mut self,
+        number: u64,
+        raw: &[u8],
+        fill: impl FnOnce(&mut Candidate, &[Metric]),
+    ) -> Result<()> {
+        self.candidate.reset();
+        fill(&mut self.candidate, &self.buffer.schema.metrics);
+        self.judge.judge(&mut self.candidate, number, None, raw);
+        self.check_disk()
+    }
+
+    /// What is durable so far.
+    pub fn report(&self) -> &AppendReport {
+        &self.report
+    }
+
     /// Makes everything taken so far durable, and tells.
-    fn acknowledge(&mut self) -> Result<()> {
+    pub fn acknowledge(&mut self) -> Result<()> {
+        self.judge.file_joined();
+        self.check_disk()?;
         let judge = &mut self.judge;
         if let Err(error) = judge.open.acknowledge(judge.now_ms).and_then(|()| judge.quarantine.flush()) {
             self.is_disk_broken = true;
@@ -442,6 +466,8 @@ impl<'a> Intake<'a> {
         report.n_good += tally.n_good;
         report.n_bad += tally.n_bad;
         report.n_rows = report.n_good + report.n_bad;
+        report.n_joined += tally.n_joined;
+        report.n_too_old += tally.n_too_old;
         report.n_late += tally.n_late;
         report.n_out_of_range_kept += tally.n_out_of_range_kept;
         for (reason, n) in tally.reasons {
@@ -473,48 +499,22 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// Text on its way to records.
-struct Text {
-    lines: LineSplitter,
-    format: Format,
-    /// What came before the format was known.
-    head: Vec<u8>,
-}
-
-/// The first line is waited for up to this length before the format is decided.
-const MAX_HEAD_BYTES: usize = 1 << 16;
-
-impl Text {
-    fn push(&mut self, chunk: &[u8], intake: &mut Intake<'_>) -> Result<()> {
-        intake.report.n_bytes += chunk.len() as u64;
-        if self.format == Format::Auto {
-            self.head.extend_from_slice(chunk);
-            if self.head.contains(&b'\n') || self.head.len() >= MAX_HEAD_BYTES {
-                self.decide(intake)?;
+impl TakeText for Intake<'_> {
+    fn take(&mut self, number: u64, text: Line<'_>, is_csv: bool) -> Result<()> {
+        match text {
+            Line::TooLong(_) if is_csv && self.csv.is_none() => bail!("its CSV header is longer than 1 MiB"),
+            Line::TooLong(head) => {
+                let reject = Reject::new(Reason::LineTooLong, "longer than 1 MiB (a batch: 32 MiB)");
+                self.judge.reject(&reject, number, None, head);
             }
-        } else {
-            self.split(chunk, intake)?;
+            Line::Whole(text) if text.iter().all(u8::is_ascii_whitespace) => {}
+            Line::Whole(text) if is_csv => self.take_csv_line(number, text)?,
+            Line::Whole(text) => self.take_json(number, text),
         }
-        intake.tell();
-        Ok(())
+        self.check_disk()
     }
 
-    fn decide(&mut self, intake: &mut Intake<'_>) -> Result<()> {
-        self.format = detect_text(&self.head);
-        let head = std::mem::take(&mut self.head);
-        self.split(&head, intake)
-    }
-
-    fn split(&mut self, chunk: &[u8], intake: &mut Intake<'_>) -> Result<()> {
-        let format = self.format;
-        self.lines.push(chunk, &mut |number, line| intake.take_line(number, line, format))
-    }
-
-    fn finish(&mut self, intake: &mut Intake<'_>) -> Result<()> {
-        if self.format == Format::Auto {
-            self.decide(intake)?;
-        }
-        let format = self.format;
-        self.lines.finish(&mut |number, line| intake.take_line(number, line, format))
+    fn n_good(&self) -> u64 {
+        self.report.n_good + self.judge.tally.n_good
     }
 }

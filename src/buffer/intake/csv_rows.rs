@@ -3,11 +3,14 @@
 //! The delimiter (comma, semicolon or tab) is read off the header. Fields may be quoted, with `""` for a quote;
 //! a quoted field cannot contain a line break, so that a stray quote costs one line and not the rest of the file.
 
-use anyhow::{Result, ensure};
+use std::collections::{HashMap, HashSet};
+
+use anyhow::{Result, bail, ensure};
 
 use crate::schema::Metric;
 
-use super::record::{Candidate, Field, Fields, Reason, Reject, UnknownFields};
+use super::names::{Field, Fields};
+use super::record::{Candidate, Reason, Reject, UnknownFields};
 
 /// The columns of a file, in its order.
 pub(in crate::buffer) struct Header {
@@ -18,31 +21,53 @@ pub(in crate::buffer) struct Header {
     /// Buffer for the fields of one line, unquoted, one after the other, with the end of each.
     text: Vec<u8>,
     ends: Vec<usize>,
+    /// Whether each field stood in quotes, so that the blanks around it are its own.
+    is_quoted: Vec<bool>,
 }
 
 impl Header {
     /// Reads the header line.
     ///
-    /// - Errors: it is not text, names a column twice, or lacks `timestamp` or `server_name`.
+    /// - Errors: it is not text, names a column or a metric twice, or lacks the time or the server.
     pub fn parse(line: &[u8], fields: &Fields) -> Result<Self> {
         let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         let delimiter = delimiter_of(line);
-        let mut header = Self { delimiter, fields: vec![], unknown: vec![], text: vec![], ends: vec![] };
+        let mut header = Self {
+            delimiter,
+            fields: vec![],
+            unknown: vec![],
+            text: vec![],
+            ends: vec![],
+            is_quoted: vec![],
+        };
         ensure!(header.split(line), "the CSV header has an open quote");
         let names = (0..header.ends.len())
             .map(|idx| Ok(std::str::from_utf8(header.field(idx))?.trim().to_owned()))
             .collect::<Result<Vec<String>>>()?;
-        for required in ["timestamp", "server_name"] {
-            ensure!(names.iter().any(|name| name == required), "the CSV header has no column `{required}`");
+        for required in [&fields.input.timestamp, &fields.input.server_name] {
+            ensure!(names.contains(required), "the CSV header has no column `{required}`");
         }
-        for (idx, name) in names.iter().enumerate() {
-            ensure!(!names[..idx].contains(name), "the CSV header has the column `{name}` twice");
+        let mut seen = HashSet::new();
+        for name in &names {
+            ensure!(seen.insert(name), "the CSV header has the column `{name}` twice");
         }
         let is_value = |field: &Field| !matches!(field, Field::Metrics | Field::Records);
         header.fields = names.iter().map(|name| fields.get(name).filter(is_value)).collect();
+        header.ensure_metrics_once(&names)?;
         let unknown = |(name, field): (&String, &Option<Field>)| field.is_none().then(|| name.clone());
         header.unknown = names.iter().zip(&header.fields).filter_map(unknown).collect();
         Ok(header)
+    }
+
+    fn ensure_metrics_once(&self, names: &[String]) -> Result<()> {
+        let mut by_metric = HashMap::new();
+        for (name, field) in names.iter().zip(&self.fields) {
+            let Some(Field::Metric(target)) = field else { continue };
+            if let Some(other) = by_metric.insert(target.metric, name) {
+                bail!("the CSV columns `{other}` and `{name}` are the same metric");
+            }
+        }
+        Ok(())
     }
 
     /// Reads one line into `candidate`.
@@ -65,7 +90,7 @@ impl Header {
         }
         for idx in 0..self.fields.len() {
             if let Some(field) = self.fields[idx] {
-                set_field(field, self.field(idx), metrics, candidate)?;
+                set_field(field, self.field(idx), self.is_quoted[idx], metrics, candidate)?;
             }
         }
         self.unknown.iter().for_each(|name| unknown.count(name));
@@ -81,21 +106,26 @@ impl Header {
     fn split(&mut self, line: &[u8]) -> bool {
         self.text.clear();
         self.ends.clear();
-        let mut is_quoted = false;
+        self.is_quoted.clear();
+        let (mut is_open, mut had_quotes) = (false, false);
         let mut bytes = line.iter().copied().peekable();
         while let Some(byte) = bytes.next() {
             match byte {
-                b'"' if is_quoted && bytes.peek() == Some(&b'"') => {
+                b'"' if is_open && bytes.peek() == Some(&b'"') => {
                     bytes.next();
                     self.text.push(b'"');
                 }
-                b'"' => is_quoted = !is_quoted,
-                _ if byte == self.delimiter && !is_quoted => self.ends.push(self.text.len()),
+                b'"' => (is_open, had_quotes) = (!is_open, true),
+                _ if byte == self.delimiter && !is_open => {
+                    self.ends.push(self.text.len());
+                    self.is_quoted.push(std::mem::take(&mut had_quotes));
+                }
                 _ => self.text.push(byte),
             }
         }
         self.ends.push(self.text.len());
-        !is_quoted
+        self.is_quoted.push(had_quotes);
+        !is_open
     }
 }
 
@@ -105,22 +135,32 @@ fn delimiter_of(line: &[u8]) -> u8 {
     [b',', b';', b'\t'].into_iter().rev().max_by_key(|delimiter| count(*delimiter)).expect("three candidates")
 }
 
-fn set_field(field: Field, text: &[u8], metrics: &[Metric], candidate: &mut Candidate) -> Result<(), Reject> {
-    let Ok(text) = std::str::from_utf8(text) else {
+fn set_field(
+    field: Field,
+    text: &[u8],
+    is_quoted: bool,
+    metrics: &[Metric],
+    candidate: &mut Candidate,
+) -> Result<(), Reject> {
+    let Ok(whole) = std::str::from_utf8(text) else {
         return Err(Reject::new(Reason::MalformedCsv, "not UTF-8"));
     };
-    let text = text.trim();
-    if text.is_empty() {
+    let text = whole.trim();
+    let label = if is_quoted { whole } else { text };
+    if label.is_empty() {
         return Ok(());
     }
     match field {
         Field::Timestamp => candidate.set_time_text(text),
-        Field::ServerName => candidate.server.push_str(text),
-        Field::Profile => candidate.profile.push_str(text),
-        Field::Status => candidate.status.push_str(text),
-        Field::Metric(metric) => match text.parse::<f64>() {
-            Ok(value) => candidate.set_value(metric, value, metrics),
-            Err(_) => candidate.fail(Reason::NotANumber, || format!("{} is text", metrics[metric].name)),
+        Field::ServerName => candidate.server.push_str(label),
+        Field::Profile => candidate.profile.push_str(label),
+        Field::Status => candidate.status.push_str(label),
+        Field::Metric(_) if text.is_empty() => {}
+        Field::Metric(target) => match text.parse::<f64>() {
+            Ok(value) => candidate.set_value(target, value, metrics),
+            Err(_) => {
+                candidate.fail(Reason::NotANumber, || format!("{} is text", metrics[target.metric].name))
+            }
         },
         Field::Metrics | Field::Records => {}
     }
@@ -130,6 +170,7 @@ fn set_field(field: Field, text: &[u8], metrics: &[Metric], candidate: &mut Cand
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::intake::times::TimeRule;
     use crate::schema::Schema;
 
     fn schema() -> Schema {
@@ -139,8 +180,8 @@ mod tests {
     #[track_caller]
     fn case(header: &str, line: &str, expected: Result<&str, Reason>) {
         let schema = schema();
-        let mut header = Header::parse(header.as_bytes(), &Fields::of(&schema)).unwrap();
-        let mut candidate = Candidate::new(2);
+        let mut header = Header::parse(header.as_bytes(), &Fields::plain(&schema)).unwrap();
+        let mut candidate = Candidate::new(2, TimeRule::default());
         let mut unknown = UnknownFields::default();
         let found = header
             .read(line.as_bytes(), &schema.metrics, &mut candidate, &mut unknown)
@@ -168,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_header_must_name_the_keys_once() {
-        let fields = Fields::of(&schema());
+        let fields = Fields::plain(&schema());
         for (header, expected) in [
             ("timestamp,cpu", "no column `server_name`"),
             ("server_name,cpu", "no column `timestamp`"),

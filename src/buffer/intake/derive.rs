@@ -18,12 +18,14 @@ use crate::stats;
 
 use super::csv_rows::Header;
 use super::lines::{Line, LineSplitter};
+use super::names::Fields;
 use super::ndjson::LineReader;
-use super::record::{Candidate, Fields, Rules, UnknownFields};
+use super::record::{Candidate, Rules, UnknownFields};
 use super::source::{Format, Input, Source, detect_text};
+use super::times::TimeRule;
 use crate::buffer::rows::Rows;
 use crate::buffer::sealed::day_file;
-use crate::buffer::sealed::parquet_rows::ParquetFile;
+use crate::buffer::sealed::parquet_rows::{Columns, ParquetFile};
 
 /// Rows kept of each file.
 const MAX_SAMPLE_ROWS: usize = 400_000;
@@ -129,10 +131,14 @@ impl Sample {
     fn add(&mut self, path: &Path) -> Result<()> {
         match Input::open(Source::File(path.to_owned()), Format::Auto)? {
             Input::Parquet(input) => self.add_parquet(ParquetFile::of(input.file)?),
-            Input::Text { reader, format } => {
+            Input::Text { reader, format, .. } => {
                 let mut head = Vec::new();
                 reader.take(HEAD_BYTES).read_to_end(&mut head).context("read its beginning")?;
-                let format = if format == Format::Auto { detect_text(&head) } else { format };
+                let format = if format == Format::Auto {
+                    detect_text(&head, ["timestamp", "server_name"])
+                } else {
+                    format
+                };
                 let found = if format == Format::Csv { csv_metrics(&head) } else { json_metrics(&head) };
                 self.add_text(path, format, &found)
             }
@@ -158,7 +164,7 @@ impl Sample {
             let slice = slice.start..slice.end.min(slice.start + n_left);
             n_left -= slice.len();
             let mut rows = Rows::new(names.len());
-            self.n_bad += file.read_slice(&slice, &names)?.push_into(&mut rows, None);
+            self.n_bad += file.read_slice(&slice, &Columns::plain(&names))?.push_into(&mut rows, None);
             self.take(&rows, &targets);
         }
         Ok(())
@@ -387,10 +393,10 @@ impl<'a> TextSample<'a> {
     fn new(schema: &'a Schema, format: Format) -> Self {
         Self {
             schema,
-            fields: Fields::of(schema),
+            fields: Fields::plain(schema),
             is_csv: format == Format::Csv,
             header: None,
-            candidate: Candidate::new(schema.metrics.len()),
+            candidate: Candidate::new(schema.metrics.len(), TimeRule::default()),
             unknown: UnknownFields::default(),
             rows: Rows::new(schema.metrics.len()),
             n_bad: 0,
@@ -407,7 +413,9 @@ impl<'a> TextSample<'a> {
         }
         let metrics = &self.schema.metrics;
         // Any time that chrono can say: a sample may be old.
-        let rules = Rules { metrics, min_ms: -62_135_596_800_000, max_ms: 253_402_300_799_000 };
+        let status_values = &BTreeMap::new();
+        let rules =
+            Rules { metrics, min_ms: -62_135_596_800_000, max_ms: 253_402_300_799_000, status_values };
         let (rows, n_bad) = (&mut self.rows, &mut self.n_bad);
         let mut keep = |candidate: &mut Candidate| match rules.check(candidate) {
             Ok(_) => rows.push(candidate.row()),

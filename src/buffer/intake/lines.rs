@@ -4,10 +4,10 @@ use anyhow::Result;
 
 /// Longest line taken, in bytes.
 pub(in crate::buffer) const MAX_LINE_BYTES: usize = 1 << 20;
-/// Longest line taken that holds a batch (`{"records": [...]}` or a JSON array), in bytes.
+/// Longest line taken that holds a batch (`{"records": [...]}`, `{"metrics": [...]}` or a JSON array), in bytes.
 pub(in crate::buffer) const MAX_BATCH_BYTES: usize = 32 << 20;
 /// What is kept of a line that is too long.
-const HEAD_BYTES: usize = 4096;
+pub(super) const HEAD_BYTES: usize = 4096;
 
 /// One line without its line break.
 pub(in crate::buffer) enum Line<'a> {
@@ -84,7 +84,8 @@ fn limit_of(line: &[u8]) -> usize {
         return MAX_LINE_BYTES;
     }
     let head: Vec<u8> = line[..64].iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let is_batch = head.starts_with(b"{\"records\":[") || head.starts_with(b"[{");
+    let openers: [&[u8]; 3] = [b"{\"records\":[", b"{\"metrics\":[", b"[{"];
+    let is_batch = openers.iter().any(|opener| head.starts_with(opener));
     if is_batch { MAX_BATCH_BYTES } else { MAX_LINE_BYTES }
 }
 

@@ -4,12 +4,22 @@
 mod append;
 mod csv_rows;
 mod derive;
+mod documents;
+#[cfg(any(test, fuzzing))]
+pub(in crate::buffer) mod fuzzing;
+mod join;
+mod judge;
 mod lines;
+pub(in crate::buffer) mod names;
 mod ndjson;
 pub(in crate::buffer) mod quarantine;
 pub(in crate::buffer) mod record;
 mod source;
+mod telegraf;
+mod text;
+pub(in crate::buffer) mod times;
 
+pub(in crate::buffer) use append::Intake;
 pub use append::{AppendOptions, AppendReport};
 pub use derive::{Derived, MAX_TARGETS, derive};
 pub use quarantine::QuarantineStatus;

@@ -10,7 +10,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 use crate::schema::Metric;
 
-use super::record::{Candidate, Field, Fields, Reason, Reject, UnknownFields};
+use super::names::{Field, Fields, Target};
+use super::record::{Candidate, Reason, Reject, UnknownFields};
 
 /// What the reading of one line needs and produces.
 pub(in crate::buffer) struct LineReader<'a> {
@@ -76,7 +77,7 @@ struct Name<'r, 'a>(&'r mut LineReader<'a>);
 /// The value of one metric.
 struct Value<'r, 'a> {
     reader: &'r mut LineReader<'a>,
-    metric: usize,
+    target: Target,
 }
 
 /// The value of `timestamp`.
@@ -169,7 +170,7 @@ fn read_record<'de, A: MapAccess<'de>>(
                 map.next_value_seed(label("status", status, defect))?;
             }
             Some(Field::Metrics) => map.next_value_seed(Metrics(reader))?,
-            Some(Field::Metric(metric)) => map.next_value_seed(Value { reader, metric })?,
+            Some(Field::Metric(target)) => map.next_value_seed(Value { reader, target })?,
             Some(Field::Records) if may_be_batch => {
                 is_batch = true;
                 map.next_value_seed(Batch(reader))?;
@@ -264,7 +265,7 @@ impl<'de> Visitor<'de> for Metrics<'_, '_> {
         let reader = self.0;
         while let Some(field) = map.next_key_seed(Name(reader))? {
             match field {
-                Some(Field::Metric(metric)) => map.next_value_seed(Value { reader, metric })?,
+                Some(Field::Metric(target)) => map.next_value_seed(Value { reader, target })?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -300,11 +301,11 @@ impl Visitor<'_> for Name<'_, '_> {
 
 impl Value<'_, '_> {
     fn set(self, value: f64) {
-        self.reader.candidate.set_value(self.metric, value, self.reader.metrics);
+        self.reader.candidate.set_value(self.target, value, self.reader.metrics);
     }
 
     fn fail(self, what: &str) {
-        let name = &self.reader.metrics[self.metric].name;
+        let name = &self.reader.metrics[self.target.metric].name;
         self.reader.candidate.fail(Reason::NotANumber, || format!("{name} is {what}"));
     }
 }
@@ -476,14 +477,15 @@ impl<'de> Visitor<'de> for Text<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::intake::times::TimeRule;
     use crate::schema::Schema;
 
     /// Reads a line for the metrics `cpu` and `mem`; each record as its values or its defect.
     fn read(line: &str) -> (Vec<String>, Result<(), Reason>, UnknownFields) {
         let schema =
             Schema { metrics: vec![Metric::new("cpu", "%"), Metric::new("mem", "%")], profiles: vec![] };
-        let fields = Fields::of(&schema);
-        let mut candidate = Candidate::new(2);
+        let fields = Fields::plain(&schema);
+        let mut candidate = Candidate::new(2, TimeRule::default());
         let mut unknown = UnknownFields::default();
         let mut records = Vec::new();
         let outcome = LineReader {

@@ -3,7 +3,7 @@
 //!
 //! Several appenders write to the same file; each adds whole lines while it holds `quarantine/.lock`.
 
-use std::fs::{File, OpenOptions};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
-use crate::{fsx, platform};
+use crate::fsx::{self, disk::File};
 
 use super::record::Reject;
 
@@ -105,19 +105,16 @@ impl Quarantine {
     }
 
     fn append(&self, path: &Path) -> Result<()> {
-        let lock = File::create(self.dir.join(LOCK))?;
+        let lock = File::open_or_create(&self.dir.join(LOCK))?;
         lock.lock()?;
         let is_new = !path.exists();
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        let mut file = File::open_append(path)?;
         if !ends_with_newline(&mut file)? {
             file.write_all(b"\n")?;
         }
         file.write_all(&self.pending)?;
         file.sync_data()?;
-        if is_new {
-            platform::sync_dir(&self.dir)?;
-        }
-        Ok(())
+        if is_new { fsx::sync_dir(&self.dir) } else { Ok(()) }
     }
 }
 
@@ -144,7 +141,7 @@ pub struct QuarantineStatus {
 pub(in crate::buffer) fn status(dir: &Path) -> Result<QuarantineStatus> {
     let mut status = QuarantineStatus::default();
     for (_, path) in files(dir)? {
-        let mut file = File::open(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut file = fs::File::open(&path).with_context(|| format!("read {}", path.display()))?;
         status.n_files += 1;
         let mut chunk = vec![0; 1 << 16];
         loop {
@@ -163,7 +160,7 @@ pub(in crate::buffer) fn status(dir: &Path) -> Result<QuarantineStatus> {
 ///
 /// A line without a checksum (an older program wrote it) only has to be JSON.
 pub(in crate::buffer) fn damaged_lines(path: &Path) -> Result<Vec<u64>> {
-    let mut file = BufReader::new(File::open(path).with_context(|| format!("read {}", path.display()))?);
+    let mut file = BufReader::new(fs::File::open(path).with_context(|| format!("read {}", path.display()))?);
     let (mut damaged, mut line, mut number) = (Vec::new(), Vec::new(), 0);
     loop {
         line.clear();
@@ -184,11 +181,11 @@ pub(in crate::buffer) fn damaged_lines(path: &Path) -> Result<Vec<u64>> {
 
 /// Rewrites a file without its damaged lines, while no appender adds any.
 pub(in crate::buffer) fn drop_damaged_lines(path: &Path) -> Result<()> {
-    let lock = File::create(path.with_file_name(LOCK)).context("open the lock of quarantine")?;
+    let lock = File::open_or_create(&path.with_file_name(LOCK)).context("open the lock of quarantine")?;
     lock.lock().context("lock quarantine")?;
     let damaged = damaged_lines(path)?;
     fsx::write_durable_with(path, |target| {
-        let mut file = BufReader::new(File::open(path)?);
+        let mut file = BufReader::new(fs::File::open(path)?);
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
             line.clear();

@@ -3,21 +3,24 @@
 //! The parsers (NDJSON, CSV, parquet) fill a [`Candidate`]; [`Rules::check`] decides. All inputs are held to
 //! the same rules:
 //!
-//! - `timestamp`: RFC 3339 with a zone, or epoch seconds or milliseconds as a number (from 10^11 on it is
-//!   milliseconds). Text without a zone is refused: guessing one files rows on the wrong day.
+//! - `timestamp`: RFC 3339 with a zone, or an epoch number, as [`super::times`] reads them. Text without a zone is
+//!   refused unless the config names one: guessing one files rows on the wrong day.
 //! - `server_name`: 1 to 128 bytes of Unicode letters and digits, `.`, `_`, `-`, `:`, beginning with a letter or
 //!   digit. So no path separators, control or invisible characters, options, or shell syntax. Decomposed accents
 //!   are refused too: they look like other names.
 //! - metrics: finite numbers; `null` (an empty CSV field) is a missing value. Text, even `"12.5"`, is refused.
-//! - A record without any metric is refused, unless its status is `offline`.
+//! - A record without any metric is refused, unless its status is `offline`. One that gives a metric twice, under
+//!   two names that the config maps to it, is refused too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::DateTime;
 
-use crate::schema::{Metric, OutOfRange, Schema};
+use crate::schema::{Metric, OutOfRange};
 
+use super::names::Target;
+use super::times::TimeRule;
 use crate::buffer::rows::Row;
 
 /// Longest server name, in bytes.
@@ -56,6 +59,8 @@ pub enum Reason {
     /// NaN, infinity, or a number too large for 32 bits.
     NotFinite,
     NoMetrics,
+    /// The same metric twice, in one record or in two series of the same time.
+    GivenTwice,
     /// Outside of a metric's range, where the config says `quarantine`.
     OutOfRange,
 }
@@ -77,6 +82,7 @@ impl Reason {
             Reason::NotANumber => "not_a_number",
             Reason::NotFinite => "not_finite",
             Reason::NoMetrics => "no_metrics",
+            Reason::GivenTwice => "given_twice",
             Reason::OutOfRange => "out_of_range",
         }
     }
@@ -101,50 +107,6 @@ impl Reject {
     }
 }
 
-/// What a member or column name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::buffer) enum Field {
-    Timestamp,
-    ServerName,
-    Profile,
-    Status,
-    /// The object that holds the metrics.
-    Metrics,
-    /// The list of a batch.
-    Records,
-    /// A metric, by its position in the schema.
-    Metric(usize),
-}
-
-/// Every name a record may use.
-pub(in crate::buffer) struct Fields(HashMap<String, Field>);
-
-impl Fields {
-    pub fn of(schema: &Schema) -> Self {
-        let mut fields = HashMap::new();
-        for (idx, metric) in schema.metrics.iter().enumerate() {
-            fields.insert(metric.name.clone(), Field::Metric(idx));
-        }
-        let reserved = [
-            ("timestamp", Field::Timestamp),
-            ("server_name", Field::ServerName),
-            ("profile", Field::Profile),
-            ("status", Field::Status),
-            ("metrics", Field::Metrics),
-            ("records", Field::Records),
-        ];
-        // A metric may be called `records`: no other reserved name passes the config.
-        for (name, field) in reserved {
-            fields.entry(name.to_owned()).or_insert(field);
-        }
-        Self(fields)
-    }
-
-    pub fn get(&self, name: &str) -> Option<Field> {
-        self.0.get(name).copied()
-    }
-}
-
 /// How often fields that the schema does not know were dropped, by name.
 #[derive(Clone, Debug, Default)]
 pub(in crate::buffer) struct UnknownFields(pub BTreeMap<String, u64>);
@@ -163,7 +125,7 @@ impl UnknownFields {
 }
 
 /// A record as it was read, before anyone judged it. Reused from row to row.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::buffer) struct Candidate {
     pub time_ms: Option<i64>,
     pub server: String,
@@ -172,11 +134,15 @@ pub(in crate::buffer) struct Candidate {
     pub values: Vec<f32>,
     /// The first thing that was wrong while reading.
     pub defect: Option<Reject>,
+    /// One of several records of its row: it may have no metric, and what it does not give stays as it is.
+    pub is_partial: bool,
+    /// How its times are to be read.
+    pub times: TimeRule,
 }
 
 impl Candidate {
-    pub fn new(n_metrics: usize) -> Self {
-        Self { values: vec![f32::NAN; n_metrics], ..Self::default() }
+    pub fn new(n_metrics: usize, times: TimeRule) -> Self {
+        Self { values: vec![f32::NAN; n_metrics], times, ..Self::default() }
     }
 
     pub fn reset(&mut self) {
@@ -186,6 +152,7 @@ impl Candidate {
         self.status.clear();
         self.values.fill(f32::NAN);
         self.defect = None;
+        self.is_partial = false;
     }
 
     /// Remembers a defect, unless there was one before.
@@ -195,29 +162,39 @@ impl Candidate {
         }
     }
 
-    /// Takes a number as the value of `metric`, holding it to what 32 bits can say.
-    pub fn set_value(&mut self, metric: usize, value: f64, metrics: &[Metric]) {
-        let narrowed = value as f32;
-        if narrowed.is_finite() {
-            self.values[metric] = narrowed;
+    /// Takes a number of the source as a metric's value, holding it to what 32 bits can say.
+    pub fn set_value(&mut self, target: Target, number: f64, metrics: &[Metric]) {
+        let name = || &metrics[target.metric].name;
+        let narrowed = target.convert(number) as f32;
+        let value = &mut self.values[target.metric];
+        if !narrowed.is_finite() {
+            self.fail(Reason::NotFinite, || format!("{} is {number}", name()));
+        } else if value.is_nan() {
+            *value = narrowed;
         } else {
-            self.fail(Reason::NotFinite, || format!("{} is {value}", metrics[metric].name));
+            self.fail(Reason::GivenTwice, || format!("{} is given twice", name()));
         }
     }
 
     pub fn set_time_text(&mut self, text: &str) {
-        match parse_time(text) {
-            Some(time_ms) => self.time_ms = Some(time_ms),
-            None => {
-                self.fail(Reason::BadTimestamp, || format!("`{}` is not RFC 3339 with a zone", clip(text)))
-            }
+        match self.times.read(text) {
+            Ok(time_ms) => self.time_ms = Some(time_ms),
+            Err(problem) => self.fail(Reason::BadTimestamp, || format!("`{}` {problem}", clip(text))),
         }
     }
 
     pub fn set_time_number(&mut self, number: f64) {
-        match epoch_ms(number) {
+        match self.times.epoch_ms(number) {
             Some(time_ms) => self.time_ms = Some(time_ms),
             None => self.fail(Reason::BadTimestamp, || format!("{number} is not an epoch time")),
+        }
+    }
+
+    /// Takes what a clock on the wall showed, as milliseconds since 1970 on that clock.
+    pub fn set_time_local(&mut self, local_ms: i64) {
+        match self.times.local_ms(local_ms) {
+            Ok(time_ms) => self.time_ms = Some(time_ms),
+            Err(problem) => self.fail(Reason::BadTimestamp, || format!("{local_ms} ms {problem}")),
         }
     }
 
@@ -234,22 +211,6 @@ impl Candidate {
     }
 }
 
-/// Reads RFC 3339 with a zone, or an epoch number written as text.
-pub(in crate::buffer) fn parse_time(text: &str) -> Option<i64> {
-    let text = text.trim();
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Some(time.timestamp_millis());
-    }
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if is_number { text.parse().ok().and_then(epoch_ms) } else { None }
-}
-
-/// Epoch seconds (below 10^11) or milliseconds as milliseconds.
-pub(in crate::buffer) fn epoch_ms(number: f64) -> Option<i64> {
-    let millis = if number.abs() < 1e11 { number * 1000.0 } else { number };
-    (millis.is_finite() && millis.abs() < 9e15).then_some(millis.round() as i64)
-}
-
 /// The beginning of a text, short enough for a message.
 fn clip(text: &str) -> String {
     text.chars().take(60).collect()
@@ -262,6 +223,8 @@ pub(in crate::buffer) struct Rules<'a> {
     pub min_ms: i64,
     /// Newest event time taken, epoch milliseconds.
     pub max_ms: i64,
+    /// What statuses are called here, by what sources call them.
+    pub status_values: &'a BTreeMap<String, String>,
 }
 
 impl Rules<'_> {
@@ -274,7 +237,11 @@ impl Rules<'_> {
         check_server_name(&candidate.server)?;
         check_label("profile", &candidate.profile)?;
         check_label("status", &candidate.status)?;
-        if candidate.values.iter().all(|value| value.is_nan()) && !is_offline(&candidate.status) {
+        if let Some(status) = self.status_values.get(&candidate.status) {
+            candidate.status.clone_from(status);
+        }
+        let may_be_empty = candidate.is_partial || is_offline(&candidate.status);
+        if !may_be_empty && candidate.values.iter().all(|value| value.is_nan()) {
             return Err(Reject::new(Reason::NoMetrics, "none of the site's metrics is given"));
         }
         self.check_ranges(&candidate.values)
@@ -368,23 +335,6 @@ mod tests {
         }
         name(&"a".repeat(128), Ok(()));
         name(&"a".repeat(129), Err(Reason::BadServerName));
-    }
-
-    #[track_caller]
-    fn time(text: &str, expected: Option<i64>) {
-        assert_eq!(parse_time(text), expected, "{text}");
-    }
-
-    #[test]
-    fn times_are_rfc3339_or_epoch_numbers() {
-        time("2013-08-14T10:01:00Z", Some(1_376_474_460_000));
-        time("2013-08-14T12:01:00.5+02:00", Some(1_376_474_460_500));
-        time("1376474460", Some(1_376_474_460_000));
-        time("1376474460000", Some(1_376_474_460_000));
-        time("1376474460.25", Some(1_376_474_460_250));
-        time("2013-08-14T10:01:00", None);
-        time("yesterday", None);
-        time("", None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Opens what is to be appended: a file or a pipe, plain, gzip or zstd, NDJSON, CSV or parquet.
+//! Opens what is to be appended: a file or a pipe, plain, gzip or zstd, NDJSON, Telegraf JSON, CSV or parquet.
 //!
 //! Compression and parquet are recognised by their first bytes, not by names; a file that is called `.parquet`
 //! and is not one is refused.
@@ -18,6 +18,8 @@ pub enum Format {
     #[default]
     Auto,
     Ndjson,
+    /// NDJSON whose records are those of a Telegraf agent.
+    Telegraf,
     Csv,
     Parquet,
 }
@@ -53,6 +55,7 @@ pub(in crate::buffer) enum Input {
     Text {
         reader: Box<dyn Read + Send>,
         format: Format,
+        is_compressed: bool,
     },
     Parquet(ParquetInput),
 }
@@ -82,26 +85,27 @@ impl Input {
         let is_parquet = head.starts_with(PARQUET_MAGIC);
         ensure!(is_parquet || !claims_parquet, "it is no parquet file (it does not begin with `PAR1`)");
         if is_parquet {
-            let text_wanted = matches!(format, Format::Ndjson | Format::Csv);
+            let text_wanted = !matches!(format, Format::Auto | Format::Parquet);
             ensure!(!text_wanted, "it is a parquet file, not text");
             return Ok(Input::Parquet(ParquetInput { file: spool(name.as_deref(), reader)? }));
         }
-        let reader: Box<dyn Read + Send> = match head.as_slice() {
-            [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(reader)),
-            [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(reader).context("start zstd")?),
-            _ => reader,
+        let (reader, is_compressed): (Box<dyn Read + Send>, bool) = match head.as_slice() {
+            [0x1f, 0x8b, ..] => (Box::new(flate2::read::MultiGzDecoder::new(reader)), true),
+            [0x28, 0xb5, 0x2f, 0xfd] => (Box::new(zstd::Decoder::new(reader).context("start zstd")?), true),
+            _ => (reader, false),
         };
         let by_name = match extension.as_str() {
             "csv" | "tsv" => Format::Csv,
             "ndjson" | "jsonl" | "json" => Format::Ndjson,
             _ => Format::Auto,
         };
-        Ok(Input::Text { reader, format: if format == Format::Auto { by_name } else { format } })
+        let format = if format == Format::Auto { by_name } else { format };
+        Ok(Input::Text { reader, format, is_compressed })
     }
 }
 
-/// Tells CSV from NDJSON by the first line: JSON begins with a brace or bracket, a CSV header names its keys.
-pub(in crate::buffer) fn detect_text(head: &[u8]) -> Format {
+/// Tells CSV from NDJSON by the first line: JSON begins with a brace or bracket, a CSV header names its `keys`.
+pub(in crate::buffer) fn detect_text(head: &[u8], keys: [&str; 2]) -> Format {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
     if matches!(first, Some(b'{' | b'[')) {
@@ -109,7 +113,7 @@ pub(in crate::buffer) fn detect_text(head: &[u8]) -> Format {
     }
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    let is_header = line.contains("timestamp") && line.contains("server_name");
+    let is_header = keys.iter().all(|key| line.contains(key));
     if is_header { Format::Csv } else { Format::Ndjson }
 }
 
@@ -142,12 +146,17 @@ fn spool(path: Option<&Path>, mut reader: Box<dyn Read + Send>) -> Result<File> 
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn case(head: &[u8], expected: Format) {
+        assert_eq!(detect_text(head, ["timestamp", "server_name"]), expected);
+    }
+
     #[test]
     fn text_formats_show_in_the_first_line() {
-        assert_eq!(detect_text(b"\n {\"timestamp\":1}"), Format::Ndjson);
-        assert_eq!(detect_text(b"[{}]"), Format::Ndjson);
-        assert_eq!(detect_text(b"\xef\xbb\xbftimestamp,server_name,cpu\n{"), Format::Csv);
-        assert_eq!(detect_text(b"garbage"), Format::Ndjson);
+        case(b"\n {\"timestamp\":1}", Format::Ndjson);
+        case(b"[{}]", Format::Ndjson);
+        case(b"\xef\xbb\xbftimestamp,server_name,cpu\n{", Format::Csv);
+        case(b"garbage", Format::Ndjson);
     }
 
     #[test]

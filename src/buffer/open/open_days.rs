@@ -49,6 +49,10 @@ pub(in crate::buffer) struct OpenDays<'a> {
     schema_digest: String,
     days: BTreeMap<NaiveDate, OpenDay>,
     n_waiting: usize,
+    /// Whether the rows complete earlier ones of the same key instead of replacing them; set before the first row.
+    pub completes_rows: bool,
+    /// When the newest block was written: a clock that is set back must not make later rows the older ones.
+    written_ms: i64,
     /// The day of the last row with its bounds: rows mostly come in order.
     current: Option<(i64, i64, NaiveDate)>,
     min_free_bytes: u64,
@@ -66,6 +70,8 @@ impl<'a> OpenDays<'a> {
             schema_digest: buffer.schema.digest(),
             days: BTreeMap::new(),
             n_waiting: 0,
+            completes_rows: false,
+            written_ms: i64::MIN,
             current: None,
             min_free_bytes: buffer.min_free_bytes,
             room_seen_at: None,
@@ -112,6 +118,7 @@ impl<'a> OpenDays<'a> {
         if self.n_waiting > 0 {
             self.ensure_room()?;
         }
+        self.written_ms = self.written_ms.max(now_ms);
         for (date, day) in &mut self.days {
             if day.rows.is_empty() {
                 continue;
@@ -123,9 +130,10 @@ impl<'a> OpenDays<'a> {
                     *date,
                     &self.metrics,
                     &self.schema_digest,
+                    self.completes_rows,
                 )?),
             };
-            writer.append(&day.rows, now_ms)?;
+            writer.append(&day.rows, self.written_ms)?;
             day.rows.clear();
             day.is_dirty = true;
             day.written_at = Instant::now();

@@ -176,7 +176,7 @@ mod tests {
     fn sample(dir: &Path) -> (PathBuf, Vec<u8>, Vec<usize>) {
         let metrics = ["cpu".to_owned(), "mem".to_owned()];
         let mut writer =
-            SegmentWriter::create(dir, "2024-01-02".parse().unwrap(), &metrics, "digest").unwrap();
+            SegmentWriter::create(dir, "2024-01-02".parse().unwrap(), &metrics, "digest", false).unwrap();
         let mut ends = vec![writer.size_bytes as usize];
         for frame in 0..N_FRAMES {
             let mut rows = Rows::new(2);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn other(metrics: &[&str]) -> Header {
-        Header::new(&metrics.iter().map(|name| name.to_string()).collect::<Vec<_>>(), "other")
+        Header::new(&metrics.iter().map(|name| name.to_string()).collect::<Vec<_>>(), "other", false)
     }
 
     fn times(path: &Path) -> Vec<i64> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! open/YYYY-MM-DD/00000001-4711-5f2c81aa.seg
-//!   header  magic "tftseg\r\n", length (u32), JSON {format, schema_digest, metrics}, crc32 of the JSON
+//!   header  magic "tftseg\r\n", length (u32), JSON {format, schema_digest, metrics, completes_rows}, crc32 of the JSON
 //!   frame*  length (u32), crc32 of length and payload (u32), payload
 //!   payload written_ms (i64), rows (u32), texts (u32), each text (u32 length, UTF-8),
 //!           then by column: times (i64), servers, profiles, statuses (u32 text ids), each metric (f32)
@@ -14,8 +14,7 @@
 //! until after its last sync: a segment without a locked file beside it gets no more rows, ever. A writer makes
 //! both files while it shares `open/.segments.lock`, which a rotation takes alone to see which are finished.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::fs::{self, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,7 +23,7 @@ use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use crate::{fsx, platform};
+use crate::fsx::{self, disk};
 
 use crate::buffer::rows::{NO_TEXT, Rows};
 
@@ -42,15 +41,17 @@ pub(in crate::buffer) struct Header {
     schema_digest: String,
     /// Names of the metric columns in each frame.
     pub metrics: Vec<String>,
+    /// A metric that a row lacks keeps the value of an earlier row with the same key; else later rows replace.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub completes_rows: bool,
 }
 
 impl Header {
-    pub fn new(metrics: &[String], schema_digest: &str) -> Self {
-        Self { format: FORMAT, schema_digest: schema_digest.to_owned(), metrics: metrics.to_vec() }
+    pub fn new(metrics: &[String], schema_digest: &str, completes_rows: bool) -> Self {
+        let (schema_digest, metrics) = (schema_digest.to_owned(), metrics.to_vec());
+        Self { format: FORMAT, schema_digest, metrics, completes_rows }
     }
-}
 
-impl Header {
     /// - Errors: a newer program wrote the segment.
     pub(super) fn ensure_known(&self) -> Result<()> {
         ensure!(self.format <= FORMAT, "it has format {}, this program reads up to {FORMAT}", self.format);
@@ -59,15 +60,10 @@ impl Header {
 }
 
 /// The lock that keeps rotations from looking while writers make segments.
-pub(in crate::buffer) fn segments_lock(open_dir: &Path) -> Result<File> {
+pub(in crate::buffer) fn segments_lock(open_dir: &Path) -> Result<disk::File> {
     let path = open_dir.join(".segments.lock");
     fsx::create_dir_durable(open_dir)?;
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))
+    disk::File::open_or_create(&path).with_context(|| format!("open {}", path.display()))
 }
 
 /// The folder of one open day.
@@ -109,25 +105,15 @@ pub(in crate::buffer) fn claim_finished(day_dir: &Path) -> Result<(Vec<PathBuf>,
     }
     for lock in list_by_extension(day_dir, LOCK_EXTENSION)? {
         if !is_live(&lock)? {
-            remove_if_exists(&lock)?;
+            fsx::remove_file(&lock)?;
         }
     }
     Ok((finished, n_live))
 }
 
-/// Removes a file that somebody else may remove at the same time.
-pub(in crate::buffer) fn remove_if_exists(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Whether a writer holds this lock file.
 pub(in crate::buffer) fn is_live(lock: &Path) -> Result<bool> {
-    let file = match File::open(lock) {
+    let file = match fs::File::open(lock) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         file => file.with_context(|| format!("open {}", lock.display()))?,
     };
@@ -146,10 +132,10 @@ pub(in crate::buffer) fn is_segment_live(segment: &Path) -> Result<bool> {
 
 /// A segment that this process writes.
 pub(in crate::buffer) struct SegmentWriter {
-    file: File,
+    file: disk::File,
     path: PathBuf,
     lock_path: PathBuf,
-    _lock: File,
+    _lock: disk::File,
     open_dir: PathBuf,
     frame: Vec<u8>,
     are_names_durable: bool,
@@ -160,21 +146,26 @@ pub(in crate::buffer) struct SegmentWriter {
 
 impl SegmentWriter {
     /// Begins a segment of `day` for rows with the given metrics.
-    pub fn create(open_dir: &Path, day: NaiveDate, metrics: &[String], schema_digest: &str) -> Result<Self> {
+    pub fn create(
+        open_dir: &Path,
+        day: NaiveDate,
+        metrics: &[String],
+        schema_digest: &str,
+        completes_rows: bool,
+    ) -> Result<Self> {
         let guard = segments_lock(open_dir)?;
         guard.lock_shared().with_context(|| format!("lock {}", open_dir.display()))?;
         let dir = day_dir(open_dir, day);
         fsx::create_dir_durable(&dir)?;
-        let stem = dir.join(format!("{:08}-{}-{:08x}", next_number(&dir)?, std::process::id(), nonce()));
+        let (number, process, nonce) = (next_number(&dir)?, std::process::id(), fsx::nonce());
+        let stem = dir.join(format!("{number:08}-{process}-{nonce:08x}"));
         let (path, lock_path) = (stem.with_extension(EXTENSION), stem.with_extension(LOCK_EXTENSION));
-        let create = |path: &Path| {
-            let options = OpenOptions::new().write(true).create_new(true).open(path);
-            options.with_context(|| format!("create {}", path.display()))
-        };
+        let create =
+            |path: &Path| disk::File::create_new(path).with_context(|| format!("create {}", path.display()));
         let lock = create(&lock_path)?;
         lock.lock().with_context(|| format!("lock {}", lock_path.display()))?;
         let mut file = create(&path)?;
-        let header = encode_header(&Header::new(metrics, schema_digest));
+        let header = encode_header(&Header::new(metrics, schema_digest, completes_rows));
         file.write_all(&header).with_context(|| format!("write {}", path.display()))?;
         Ok(Self {
             file,
@@ -214,7 +205,7 @@ impl SegmentWriter {
             let day = self.path.parent().expect("a segment lies in the folder of its day");
             let buffer = self.open_dir.parent().unwrap_or(&self.open_dir);
             for dir in [day, &self.open_dir, buffer] {
-                platform::sync_dir(dir).with_context(|| format!("sync {}", dir.display()))?;
+                fsx::sync_dir(dir)?;
             }
             self.are_names_durable = true;
         }
@@ -225,7 +216,7 @@ impl SegmentWriter {
 impl Drop for SegmentWriter {
     fn drop(&mut self) {
         // Tidiness only: a lock file that stays is removed by the next rotation.
-        let _ = fs::remove_file(&self.lock_path);
+        let _ = disk::remove_file(&self.lock_path);
     }
 }
 
@@ -242,12 +233,7 @@ fn next_number(dir: &Path) -> Result<u64> {
 pub(super) fn name_beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let number = name.split('-').next().unwrap_or_default();
-    path.with_file_name(format!("{number}-{}-{:08x}.{EXTENSION}", std::process::id(), nonce()))
-}
-
-/// Keeps names apart where process ids repeat.
-fn nonce() -> u32 {
-    RandomState::new().build_hasher().finish() as u32
+    path.with_file_name(format!("{number}-{}-{:08x}.{EXTENSION}", std::process::id(), fsx::nonce()))
 }
 
 pub(super) fn encode_header(header: &Header) -> Vec<u8> {
@@ -305,7 +291,7 @@ pub(in crate::buffer) struct Frame {
 /// Reads a segment, from the first frame to the last good one.
 pub(in crate::buffer) struct SegmentReader {
     path: PathBuf,
-    file: BufReader<File>,
+    file: BufReader<fs::File>,
     size_bytes: u64,
     /// `None` if the segment has no complete header, and so no rows.
     pub header: Option<Header>,
@@ -319,7 +305,7 @@ impl SegmentReader {
     ///
     /// - Errors: it cannot be read, or was written by a newer program.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("read {}", path.display()))?;
+        let file = fs::File::open(path).with_context(|| format!("read {}", path.display()))?;
         let size_bytes = file.metadata().with_context(|| format!("read {}", path.display()))?.len();
         let mut file = BufReader::with_capacity(1 << 16, file);
         let (header, offset) = match read_header(&mut file) {
@@ -533,7 +519,7 @@ mod tests {
     fn sample(dir: &Path) -> (PathBuf, Vec<u8>, Vec<usize>) {
         let metrics = ["cpu".to_owned(), "mem".to_owned()];
         let mut writer =
-            SegmentWriter::create(dir, "2024-01-02".parse().unwrap(), &metrics, "digest").unwrap();
+            SegmentWriter::create(dir, "2024-01-02".parse().unwrap(), &metrics, "digest", false).unwrap();
         let mut ends = Vec::new();
         for n in 1..=3 {
             writer.append(&rows(10 * n, n), n).unwrap();
@@ -615,13 +601,13 @@ mod tests {
     fn a_segment_is_finished_only_when_its_writer_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let day = "2024-01-02".parse().unwrap();
-        let writer = SegmentWriter::create(dir.path(), day, &[], "digest").unwrap();
+        let writer = SegmentWriter::create(dir.path(), day, &[], "digest", false).unwrap();
         let folder = day_dir(dir.path(), day);
         assert_eq!(claim_finished(&folder).unwrap().1, 1);
         drop(writer);
         let (finished, n_live) = claim_finished(&folder).unwrap();
         assert_eq!((finished.len(), n_live), (1, 0));
-        let later = SegmentWriter::create(dir.path(), day, &[], "digest").unwrap();
+        let later = SegmentWriter::create(dir.path(), day, &[], "digest", false).unwrap();
         assert!(later.path > finished[0]);
     }
 }

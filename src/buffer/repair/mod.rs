@@ -32,7 +32,7 @@ use super::Buffer;
 use super::days::REACH_DAYS;
 use super::intake::quarantine;
 use super::open::rescue::Rescued;
-use super::open::segment::{self, Header, remove_if_exists};
+use super::open::segment::{self, Header};
 use super::rotate::{DayFailure, RotateOptions, RotateReport, SealedDay};
 use super::sealed::day_file;
 use super::sealed::parquet_rows::ParquetFile;
@@ -166,7 +166,8 @@ impl Repair<'_> {
             return Ok(());
         }
         let buffer = self.buffer;
-        let rescued = Rescued::of(path, &Header::new(&buffer.metric_names(), &buffer.schema.digest()))?;
+        let rescued =
+            Rescued::of(path, &Header::new(&buffer.metric_names(), &buffer.schema.digest(), false))?;
         if rescued.is_whole() {
             return Ok(());
         }
@@ -175,7 +176,7 @@ impl Repair<'_> {
         let kept = self.keep(date, path, &problem)?;
         if !self.report.is_dry_run {
             rescued.write()?;
-            remove_if_exists(path)?;
+            fsx::remove_file(path)?;
         }
         self.report.mended.push(Mended {
             date,
@@ -247,7 +248,7 @@ impl Repair<'_> {
     }
 
     fn take_away(&self, path: &Path) -> Result<()> {
-        if self.report.is_dry_run { Ok(()) } else { remove_if_exists(path) }
+        if self.report.is_dry_run { Ok(()) } else { fsx::remove_file(path) }
     }
 
     fn mend_aggregates(&mut self, date: NaiveDate, path: &Path) -> Result<()> {

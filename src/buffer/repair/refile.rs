@@ -57,6 +57,7 @@ impl<'a> Refile<'a> {
                 date,
                 &self.metrics,
                 &buffer.schema.digest(),
+                false,
             )?),
         };
         writer.append(rows, written_ms.max(0))

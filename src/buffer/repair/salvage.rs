@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::buffer::rows::{Row, Rows};
-use crate::buffer::sealed::parquet_rows::{LABELS, ParquetFile};
+use crate::buffer::sealed::parquet_rows::{Columns, LABELS, ParquetFile};
 use crate::buffer::sealed::proof::{self, BlockVerdict, Checksums, Proof};
 use crate::buffer::sealed::stamp;
 
@@ -110,7 +110,7 @@ fn read(
     metrics: &[String],
     n_metrics: usize,
 ) -> Option<Rows> {
-    let slice = file.read_columns(range, labels, metrics).ok()?;
+    let slice = file.read_slice(range, &Columns::plain(metrics).with_labels(labels)).ok()?;
     let mut found = Rows::new(metrics.len());
     let n_without_key = slice.push_into(&mut found, None);
     if n_without_key > 0 {

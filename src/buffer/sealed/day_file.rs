@@ -7,27 +7,26 @@
 //! have none. It has no arrow schema, which older readers stumble over; the parquet types say everything.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use chrono::NaiveDate;
 use polars::prelude::{
-    BatchedWriter, Column, DataFrame, Float32Chunked, Int64Chunked, IntoColumn, IntoSeries, KeyValueMetadata,
-    NewChunkedArray, ParquetCompression, ParquetWriter, PlSmallStr, TimeUnit, TimeZone,
+    Column, Float32Chunked, Int64Chunked, IntoColumn, IntoSeries, NewChunkedArray, PlSmallStr, TimeUnit,
+    TimeZone,
 };
 
 use crate::error::HintExt;
-use crate::fsx;
+use crate::fsx::{self, File};
 
 use super::parquet_rows::ParquetFile;
 use super::proof::{self, Checksums, Proof};
+use super::row_groups::{Columns, GroupWriter};
 use super::stamp::{self, Stamped};
 use crate::buffer::merge::Sorted;
-use crate::buffer::rows::Rows;
 
 /// Rows per row group.
-const GROUP_ROWS: usize = 1 << 17;
+pub(in crate::buffer) const GROUP_ROWS: usize = 1 << 19;
 
 /// Names of the file's own metadata.
 pub(in crate::buffer) const ZONE_KEY: &str = "tftctl.zone";
@@ -110,57 +109,26 @@ fn write_groups(
     produce: &mut dyn FnMut(Take<'_>) -> Result<()>,
 ) -> Result<Checksums> {
     let mut proof = Proof::new(&layout.metrics);
-    let mut writer: Option<BatchedWriter<&File>> = None;
+    let columns = Columns {
+        metrics: layout.metrics.clone(),
+        has_profile: layout.has_profile,
+        has_status: layout.has_status,
+    };
+    let mut writer = GroupWriter::new(file, columns)?;
     produce(&mut |sorted| {
         for part in sorted.order.chunks(GROUP_ROWS) {
             part.iter().for_each(|idx| proof.add(sorted.rows.row(*idx as usize)));
-            let frame = frame_of(&sorted.rows, part, layout)?;
-            let writer = match &mut writer {
-                Some(writer) => writer,
-                None => writer.insert(
-                    ParquetWriter::new(file)
-                        .with_compression(ParquetCompression::Zstd(None))
-                        .batched(frame.schema())
-                        .map_err(|error| anyhow!("{error}"))?,
-                ),
-            };
-            writer.write_batch(&frame).map_err(|error| anyhow!("{error}"))?;
+            writer.write(&sorted.rows, part)?;
         }
         Ok(())
     })?;
-    let writer = writer.context("a day file needs rows")?;
-    // Not through `finish`: the checksums are known only now.
     let written = proof.finish();
+    ensure!(written.n_rows > 0, "a day file needs rows");
     let mut pairs = layout.metadata.clone();
     pairs.push((proof::KEY.to_owned(), written.text()));
     pairs.push(stamp::blank());
-    let KeyValueMetadata::Static(pairs) = KeyValueMetadata::from_static(pairs) else {
-        unreachable!("it was made static");
-    };
-    let mut writer = writer.get_writer().lock().expect("no thread panicked while it held the writer");
-    writer.end(Some(pairs)).map_err(|error| anyhow!("{error}"))?;
+    writer.finish(pairs)?;
     Ok(written)
-}
-
-fn frame_of(rows: &Rows, order: &[u32], layout: &Layout) -> Result<DataFrame> {
-    let order = || order.iter().map(|idx| *idx as usize);
-    let texts = |name: &str, ids: &[u32]| {
-        let texts: Vec<Option<&str>> = order().map(|idx| rows.texts.get(ids[idx])).collect();
-        Column::new(PlSmallStr::from_str(name), texts)
-    };
-    let times: Vec<i64> = order().map(|idx| rows.time_ms[idx]).collect();
-    let mut columns = vec![time_column("timestamp", times), texts("server_name", &rows.server)];
-    if layout.has_profile {
-        columns.push(texts("profile", &rows.profile));
-    }
-    if layout.has_status {
-        columns.push(texts("status", &rows.status));
-    }
-    for (metric, name) in layout.metrics.iter().enumerate() {
-        let values = order().map(|idx| rows.values[idx * rows.n_metrics + metric]);
-        columns.push(float_column(name, values));
-    }
-    DataFrame::new(order().len(), columns).map_err(|error| anyhow!("{error}"))
 }
 
 /// A column of times in ms, UTC.
@@ -179,7 +147,7 @@ pub(in crate::buffer) fn float_column(name: &str, values: impl Iterator<Item = f
 
 fn read_back(file: &File, layout: &Layout, written: &Checksums) -> Result<()> {
     let mut found = Proof::new(&layout.metrics);
-    let mut reader = ParquetFile::of(file.try_clone()?).context("read it back")?;
+    let mut reader = ParquetFile::of(file.reader()?).context("read it back")?;
     let n_without_key = reader
         .read_rows(&layout.metrics, None, &mut |rows| {
             (0..rows.len()).for_each(|idx| found.add(rows.row(idx)));

@@ -1,6 +1,7 @@
 //! Reads rows from parquet files, ours or anybody's, slice by slice.
 //!
-//! `timestamp` is a datetime of any unit (without a zone it counts as UTC), an epoch number, or RFC 3339 text;
+//! `timestamp` is a datetime of any unit (without a zone it counts as UTC, unless `append` was told of another), an
+//! epoch number, or RFC 3339 text;
 //! `server_name`, `profile` and `status` are text; metrics are numbers of any width. A null or NaN metric is a
 //! missing value, and a time before 1970 or after 2199 is no time. This is the only module, with [`super::day_file`] and the step cache, that knows polars.
 
@@ -18,7 +19,9 @@ use polars::prelude::{
 use crate::calendar::PLAUSIBLE_MS;
 use crate::schema::Metric;
 
-use crate::buffer::intake::record::{Candidate, Reason, epoch_ms, parse_time};
+use crate::buffer::intake::names::{Field, Fields, Target};
+use crate::buffer::intake::record::{Candidate, Reason};
+use crate::buffer::intake::times::TimeRule;
 use crate::buffer::rows::{Row, Rows};
 
 /// Rows decoded at once.
@@ -39,10 +42,52 @@ pub(in crate::buffer) struct ParquetFile {
     schema: std::sync::Arc<polars::prelude::ArrowSchema>,
 }
 
-/// Columns that are not metrics.
+/// Columns that are not metrics, in the files of this program.
 const KEYS: [&str; 4] = ["timestamp", "server_name", "profile", "status"];
 /// Those of them that a row may lack.
 pub(in crate::buffer) const LABELS: [&str; 2] = ["profile", "status"];
+
+/// Which columns of a file to read, and as what.
+pub(in crate::buffer) struct Columns<'a> {
+    /// Names of the columns with the times, servers, profiles and statuses.
+    keys: [&'a str; 4],
+    values: Vec<(&'a str, Target)>,
+    n_metrics: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// The columns `metrics` under the names that this program gives them.
+    pub fn plain(metrics: &'a [String]) -> Self {
+        let values = metrics.iter().enumerate().map(|(idx, name)| (name.as_str(), Target::plain(idx)));
+        Self { keys: KEYS, values: values.collect(), n_metrics: metrics.len() }
+    }
+
+    /// The same without those labels that are not in `labels`.
+    pub fn with_labels(mut self, labels: &[&str]) -> Self {
+        for key in self.keys.iter_mut().filter(|key| LABELS.contains(key) && !labels.contains(key)) {
+            // No column has this name.
+            *key = "";
+        }
+        self
+    }
+
+    /// The columns of `names` that `fields` knows.
+    ///
+    /// - Errors: two of them are the same metric.
+    pub fn mapped(names: &'a [String], fields: &'a Fields, n_metrics: usize) -> Result<Self> {
+        let mut values: Vec<(&str, Target)> = Vec::new();
+        for name in names {
+            let Some(Field::Metric(target)) = fields.get(name) else { continue };
+            if let Some((other, _)) = values.iter().find(|(_, other)| other.metric == target.metric) {
+                bail!("its columns `{other}` and `{name}` are the same metric");
+            }
+            values.push((name, target));
+        }
+        let input = &fields.input;
+        let keys = [&input.timestamp, &input.server_name, &input.profile, &input.status];
+        Ok(Self { keys: keys.map(String::as_str), values, n_metrics })
+    }
+}
 
 impl ParquetFile {
     /// Opens `path`.
@@ -76,6 +121,11 @@ impl ParquetFile {
 
     pub fn has_column(&self, name: &str) -> bool {
         self.schema.contains(name)
+    }
+
+    /// Names of all columns, in the file's order.
+    pub fn columns(&self) -> Vec<String> {
+        self.schema.iter().map(|(name, _)| name.to_string()).collect()
     }
 
     /// Names of the columns that can be metrics, in the file's order.
@@ -137,44 +187,31 @@ impl ParquetFile {
         slices
     }
 
-    /// Reads the rows of `slice` with the given metric columns; those the file lacks are missing values.
+    /// Reads the rows of `slice` with the given columns; those the file lacks are missing values.
     ///
     /// - Errors: the content is damaged, a key column is missing, or a column has the wrong type (it is named).
-    pub fn read_slice(&mut self, slice: &Range<usize>, metrics: &[String]) -> Result<Slice> {
-        self.read_columns(slice, &LABELS, metrics)
-    }
-
-    /// [`ParquetFile::read_slice`] with only some of the labels.
-    pub fn read_columns(
-        &mut self,
-        slice: &Range<usize>,
-        labels: &[&str],
-        metrics: &[String],
-    ) -> Result<Slice> {
-        for key in ["timestamp", "server_name"] {
+    pub fn read_slice(&mut self, slice: &Range<usize>, columns: &Columns<'_>) -> Result<Slice> {
+        for key in &columns.keys[..2] {
             ensure!(self.has_column(key), "it has no column `{key}`");
         }
-        for name in metrics {
-            if let Some(field) = self.schema.get(name.as_str()) {
+        for (name, _) in &columns.values {
+            if let Some(field) = self.schema.get(name) {
                 ensure!(is_numeric(field.dtype()), "its column `{name}` is not numeric");
             }
         }
-        let wanted = ["timestamp", "server_name"]
-            .into_iter()
-            .chain(labels.iter().copied())
-            .chain(metrics.iter().map(String::as_str));
-        let columns: Vec<String> = wanted.filter(|name| self.has_column(name)).map(str::to_owned).collect();
+        let wanted = columns.keys.iter().copied().chain(columns.values.iter().map(|(name, _)| *name));
+        let wanted: Vec<String> = wanted.filter(|name| self.has_column(name)).map(str::to_owned).collect();
         let frame = guarded(|| {
             let mut reader = ParquetReader::new(self.reader.try_clone()?)
                 .read_parallel(ParallelStrategy::RowGroups)
                 .with_slice(Some((slice.start, slice.len())))
-                .with_columns(Some(columns))
+                .with_columns(Some(wanted))
                 .set_rechunk(true);
             reader.set_metadata(self.meta.clone());
             reader.finish()
         })?;
         ensure!(frame.height() == slice.len(), "it ends before the rows its footer promises");
-        Slice::of(&frame, metrics)
+        Slice::of(&frame, columns)
     }
 
     /// Passes all rows with event times in `bounds` (all, if there are none) to `each`, in batches, in the
@@ -188,7 +225,7 @@ impl ParquetFile {
         let mut rows = Rows::new(metrics.len());
         let mut n_without_key = 0;
         for slice in self.slices_overlapping(bounds) {
-            let slice = self.read_slice(&slice, metrics)?;
+            let slice = self.read_slice(&slice, &Columns::plain(metrics))?;
             rows.clear();
             n_without_key += slice.push_into(&mut rows, bounds);
             each(&rows)?;
@@ -213,6 +250,8 @@ fn to_ms(time: i64, unit: TimeUnit) -> i64 {
 
 enum Times {
     Ms(Vec<Option<i64>>),
+    /// What a clock without a zone showed.
+    Local(Vec<Option<i64>>),
     Epoch(Vec<Option<f64>>),
     Text(StringChunked),
 }
@@ -221,6 +260,7 @@ enum Times {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::buffer) enum SliceTime<'a> {
     At(i64),
+    Local(i64),
     Epoch(f64),
     Text(&'a str),
     Missing,
@@ -237,26 +277,23 @@ pub(in crate::buffer) struct Slice {
 }
 
 impl Slice {
-    fn of(frame: &DataFrame, metrics: &[String]) -> Result<Self> {
+    fn of(frame: &DataFrame, columns: &Columns<'_>) -> Result<Self> {
         let text = |name: &str| -> Result<Option<StringChunked>> {
             let Ok(column) = frame.column(name) else { return Ok(None) };
             let text = column.str().map_err(|_| anyhow!("its column `{name}` is not text"))?;
             Ok(Some(text.clone()))
         };
-        let values = metrics.iter().map(|name| match frame.column(name) {
-            Err(_) => Ok(None),
-            Ok(column) => {
-                let floats = column.cast(&DataType::Float32).map_err(|error| anyhow!("{error}"))?;
-                let floats: &Float32Chunked = floats.f32().map_err(|error| anyhow!("{error}"))?;
-                Ok(Some(floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect()))
-            }
-        });
+        let mut values = vec![None; columns.n_metrics];
+        for (name, target) in &columns.values {
+            values[target.metric] = numbers(frame, name, *target)?;
+        }
+        let [timestamp, server, profile, status] = columns.keys;
         Ok(Self {
-            times: times_of(frame)?,
-            server: text("server_name")?.context("it has no column `server_name`")?,
-            profile: text("profile")?,
-            status: text("status")?,
-            values: values.collect::<Result<_>>()?,
+            times: times_of(frame, timestamp)?,
+            server: text(server)?.with_context(|| format!("it has no column `{server}`"))?,
+            profile: text(profile)?,
+            status: text(status)?,
+            values,
         })
     }
 
@@ -267,6 +304,7 @@ impl Slice {
     pub fn time(&self, idx: usize) -> SliceTime<'_> {
         let time = match &self.times {
             Times::Ms(times) => times[idx].map(SliceTime::At),
+            Times::Local(times) => times[idx].map(SliceTime::Local),
             Times::Epoch(times) => times[idx].map(SliceTime::Epoch),
             Times::Text(times) => times.get(idx).map(SliceTime::Text),
         };
@@ -294,9 +332,9 @@ impl Slice {
     /// Event time of row `idx`, if it has one that can be.
     fn time_ms(&self, idx: usize) -> Option<i64> {
         let time_ms = match self.time(idx) {
-            SliceTime::At(time_ms) => Some(time_ms),
-            SliceTime::Epoch(number) => epoch_ms(number),
-            SliceTime::Text(text) => parse_time(text),
+            SliceTime::At(time_ms) | SliceTime::Local(time_ms) => Some(time_ms),
+            SliceTime::Epoch(number) => TimeRule::default().epoch_ms(number),
+            SliceTime::Text(text) => TimeRule::default().read(text).ok(),
             SliceTime::Missing => None,
         };
         time_ms.filter(|time_ms| PLAUSIBLE_MS.contains(time_ms))
@@ -325,6 +363,7 @@ impl Slice {
         candidate.reset();
         match self.time(idx) {
             SliceTime::At(time_ms) => candidate.time_ms = Some(time_ms),
+            SliceTime::Local(local_ms) => candidate.set_time_local(local_ms),
             SliceTime::Epoch(number) => candidate.set_time_number(number),
             SliceTime::Text(text) => candidate.set_time_text(text),
             SliceTime::Missing => {}
@@ -339,21 +378,36 @@ impl Slice {
     }
 }
 
-fn times_of(frame: &DataFrame) -> Result<Times> {
-    let column = frame.column("timestamp").map_err(|_| anyhow!("it has no column `timestamp`"))?;
+/// A column as values of a metric; `None` if there is no such column.
+fn numbers(frame: &DataFrame, name: &str, target: Target) -> Result<Option<Vec<f32>>> {
+    let Ok(column) = frame.column(name) else { return Ok(None) };
+    if target.is_plain() {
+        let floats = column.cast(&DataType::Float32).map_err(|error| anyhow!("{error}"))?;
+        let floats: &Float32Chunked = floats.f32().map_err(|error| anyhow!("{error}"))?;
+        return Ok(Some(floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect()));
+    }
+    // Converted before it is narrowed: a counter of bytes has more digits than 32 bits hold.
+    let doubles = column.cast(&DataType::Float64).map_err(|error| anyhow!("{error}"))?;
+    let doubles = doubles.f64().map_err(|error| anyhow!("{error}"))?;
+    Ok(Some(doubles.iter().map(|value| target.convert(value.unwrap_or(f64::NAN)) as f32).collect()))
+}
+
+fn times_of(frame: &DataFrame, name: &str) -> Result<Times> {
+    let column = frame.column(name).map_err(|_| anyhow!("it has no column `{name}`"))?;
     let series = column.as_materialized_series();
     let integers = |chunked: &Int64Chunked| chunked.iter().collect::<Vec<Option<i64>>>();
     match series.dtype() {
-        DataType::Datetime(unit, _) => {
+        DataType::Datetime(unit, zone) => {
             let physical = series.to_physical_repr();
             let times = integers(physical.i64().map_err(|error| anyhow!("{error}"))?);
-            Ok(Times::Ms(times.into_iter().map(|time| Some(to_ms(time?, *unit))).collect()))
+            let times = times.into_iter().map(|time| Some(to_ms(time?, *unit))).collect();
+            Ok(if zone.is_some() { Times::Ms(times) } else { Times::Local(times) })
         }
         DataType::String => Ok(Times::Text(series.str().map_err(|error| anyhow!("{error}"))?.clone())),
         dtype if dtype.is_primitive_numeric() => {
             let numbers = series.cast(&DataType::Float64).map_err(|error| anyhow!("{error}"))?;
             Ok(Times::Epoch(numbers.f64().map_err(|error| anyhow!("{error}"))?.iter().collect()))
         }
-        dtype => bail!("its column `timestamp` is {dtype}, not a time"),
+        dtype => bail!("its column `{name}` is {dtype}, not a time"),
     }
 }

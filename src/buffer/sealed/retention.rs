@@ -1,7 +1,6 @@
 //! Which sealed days may go: decided as a list, then done.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,7 +8,7 @@ use chrono::NaiveDate;
 use serde::{Serialize, Serializer};
 
 use crate::config::OldDays;
-use crate::{calendar, fsx, platform};
+use crate::{calendar, fsx};
 
 /// Deleted files have this before their name until they are gone.
 const ASIDE_PREFIX: &str = ".deleted-";
@@ -141,9 +140,8 @@ pub(in crate::buffer) fn delete(path: &Path) -> Result<()> {
     let folder = path.parent().context("a file needs a folder")?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let aside: PathBuf = folder.join(format!("{ASIDE_PREFIX}{name}"));
-    fs::rename(path, &aside).with_context(|| format!("set {} aside", path.display()))?;
-    platform::sync_dir(folder).with_context(|| format!("sync {}", folder.display()))?;
-    fs::remove_file(&aside).with_context(|| format!("remove {}", aside.display()))
+    fsx::rename_durable(path, &aside)?;
+    fsx::remove_file(&aside)
 }
 
 /// Removes what a crash between the two steps left.
@@ -152,7 +150,7 @@ pub(in crate::buffer) fn sweep(dir: &Path) -> Result<()> {
         let path = entry.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(ASIDE_PREFIX) {
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+            fsx::remove_file(&path)?;
         }
     }
     Ok(())
@@ -161,6 +159,7 @@ pub(in crate::buffer) fn sweep(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn policy(kept_days: u32, window_days: u32) -> RetentionPolicy {
         RetentionPolicy { kept_days, window_days, old_days: OldDays::Delete }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx;
 
-use super::step_table::{NO_STATUS, StepOutline, StepTable};
+use super::step_table::{NO_STATUS, RowCount, StepOutline, StepTable};
 use crate::buffer::sealed::day_file::{float_column, time_column};
 use crate::buffer::sealed::parquet_rows::ParquetFile;
 use crate::buffer::sealed::stamp::{self, Stamped};
@@ -191,9 +191,9 @@ impl Fresh {
         let columns = ["server_name", "profile", "status", "n_rows"].map(str::to_owned).to_vec();
         self.read_frame(Some(columns), |frame| {
             let (series, counts) = (Series::of(frame)?, counts_of(frame)?);
-            let n_raw_rows = counts.iter().map(|n| u64::from(*n)).sum();
-            let Series { servers, profiles, .. } = series;
-            Ok(StepOutline { servers, profiles, statuses: statuses_of(frame)?.0, n_raw_rows })
+            let Series { servers, profiles, server_idx } = series;
+            let row_counts = RowCount::of_entries(servers.len(), &server_idx, &counts);
+            Ok(StepOutline { servers, profiles, statuses: statuses_of(frame)?.0, row_counts })
         })
     }
 

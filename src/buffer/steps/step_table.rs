@@ -37,8 +37,38 @@ pub struct StepOutline {
     pub profiles: Vec<Option<String>>,
     /// Distinct status texts, ascending.
     pub statuses: Vec<String>,
+    /// Raw rows and steps of each server; same order as `servers`.
+    pub row_counts: Vec<RowCount>,
+}
+
+/// Raw rows, and the steps they fell in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowCount {
+    pub n_rows: u64,
+    pub n_steps: u64,
+}
+
+impl RowCount {
+    pub fn add(&mut self, more: RowCount) {
+        self.n_rows += more.n_rows;
+        self.n_steps += more.n_steps;
+    }
+
+    /// Counts of `n_servers` from the entries of a table: whose each is, and its rows.
+    pub(in crate::buffer) fn of_entries(n_servers: usize, server_idx: &[u32], n_rows: &[u32]) -> Vec<Self> {
+        let mut counts = vec![Self::default(); n_servers];
+        for (server, n_rows) in server_idx.iter().zip(n_rows) {
+            counts[*server as usize].add(Self { n_rows: u64::from(*n_rows), n_steps: 1 });
+        }
+        counts
+    }
+}
+
+impl StepOutline {
     /// Raw rows behind all entries.
-    pub n_raw_rows: u64,
+    pub fn n_raw_rows(&self) -> u64 {
+        self.row_counts.iter().map(|count| count.n_rows).sum()
+    }
 }
 
 impl StepTable {
@@ -47,7 +77,7 @@ impl StepTable {
             servers: self.servers.clone(),
             profiles: self.profiles.clone(),
             statuses: self.statuses.clone(),
-            n_raw_rows: self.n_raw_rows(),
+            row_counts: RowCount::of_entries(self.servers.len(), &self.server_idx, &self.n_rows),
         }
     }
 

@@ -21,15 +21,29 @@ pub struct AppendArgs {
     follow: bool,
     #[arg(long, value_enum, default_value = "auto")]
     format: Format,
+    /// Names and units are the site's own, as `buffer export` writes them: map nothing
+    #[arg(long)]
+    plain: bool,
     /// Exit 4 if any row was bad (the good ones are taken all the same)
     #[arg(long)]
     strict: bool,
+    /// Set by `import`: records older than the retention are left out.
+    #[arg(skip)]
+    leave_out_old: bool,
+}
+
+impl AppendArgs {
+    /// What `buffer import FILE...` does.
+    pub fn of_import(files: Vec<PathBuf>, format: Format, plain: bool, strict: bool) -> Self {
+        Self { files, follow: false, format, plain, strict, leave_out_old: true }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Format {
+pub enum Format {
     Auto,
     Ndjson,
+    Telegraf,
     Csv,
     Parquet,
 }
@@ -39,6 +53,7 @@ impl Format {
         match self {
             Format::Auto => crate::buffer::Format::Auto,
             Format::Ndjson => crate::buffer::Format::Ndjson,
+            Format::Telegraf => crate::buffer::Format::Telegraf,
             Format::Csv => crate::buffer::Format::Csv,
             Format::Parquet => crate::buffer::Format::Parquet,
         }
@@ -51,8 +66,10 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
     let stop = if args.follow { Some(context.stop_on_signal()?) } else { None };
     let options = AppendOptions {
         format: args.format.of_buffer(),
+        is_plain: args.plain,
         follow: args.follow,
         stop,
+        leave_out_old: args.leave_out_old,
         ..AppendOptions::default()
     };
     let mut reports = Vec::new();
@@ -68,6 +85,13 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
     appended?;
     let n_bad: u64 = reports.iter().map(|report| report.n_bad).sum();
     let n_rows: u64 = reports.iter().map(|report| report.n_rows).sum();
+    let n_too_old: u64 = reports.iter().map(|report| report.n_too_old).sum();
+    if n_rows == 0 && n_too_old > 0 {
+        let days = site.config.data_retention_days;
+        let reason = format!("all {n_too_old} rows are older than data_retention_days = {days} keeps");
+        return Err(Refusal::NotEnoughData { reasons: vec![reason] })
+            .hint(|| "raise data_retention_days, or give `--now`, a time at the end of the data".into());
+    }
     if n_bad > 0 && n_bad == n_rows {
         return Err(Refusal::BadRows { n_bad, n_rows }).hint(|| {
             let dir = site.quarantine_dir();
@@ -76,6 +100,12 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
                 dir.display()
             )
         });
+    }
+    let n_unmapped: u64 = reports.iter().map(|report| report.n_unmapped).sum();
+    if n_rows == 0 && n_unmapped > 0 {
+        let problem = format!("none of the {n_unmapped} Telegraf records holds a metric of this site");
+        return Err(Refusal::usage(problem))
+            .hint(|| format!("map fields to metrics by [[column]] in {}", site.config_path().display()));
     }
     if args.strict && n_bad > 0 {
         return Err(Refusal::BadRows { n_bad, n_rows })
@@ -126,7 +156,7 @@ fn acknowledge(report: &AppendReport, context: &Context) -> anyhow::Result<()> {
     }
 }
 
-fn render_append(report: &AppendReport) -> String {
+pub fn render_append(report: &AppendReport) -> String {
     let rate = report.n_rows as f64 / report.duration_secs.max(1e-9);
     let mut lines = vec![format!(
         "{}: {} rows taken, {} bad, {} day(s), {:.0} rows/s",
@@ -136,6 +166,10 @@ fn render_append(report: &AppendReport) -> String {
         report.n_per_day.len(),
         rate
     )];
+    if report.n_too_old > 0 {
+        let n = text::count(report.n_too_old);
+        lines.push(format!("  {n} rows are older than data_retention_days and were left out"));
+    }
     for (reason, n) in &report.reasons {
         lines.push(format!("  bad: {n} x {reason}"));
     }
@@ -145,6 +179,15 @@ fn render_append(report: &AppendReport) -> String {
     for (name, n) in report.n_unknown_fields.iter().take(10) {
         // Names come from the data: control characters must not reach a terminal.
         lines.push(format!("  unknown field {}: dropped {n} times", name.escape_debug()));
+    }
+    if report.n_joined > 0 {
+        lines.push(format!("  {} records are parts of the rows of others", text::count(report.n_joined)));
+    }
+    if report.n_unmapped > 0 {
+        lines.push(format!(
+            "  {} records hold no metric of this site: dropped",
+            text::count(report.n_unmapped)
+        ));
     }
     if report.n_late > 0 {
         lines.push(format!("  {} rows are late; the next rotation merges them", report.n_late));

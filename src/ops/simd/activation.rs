@@ -33,37 +33,45 @@ pub(super) unsafe fn elu_backward<L: Lanes>(y: &[f32], dy: &mut [f32], n: usize)
     }
 }
 
-/// `y = value * sigmoid(gate)` of `linear`, whose first `n` features are the values and whose second `n` the gates;
-/// the gates are replaced by their sigmoids, which the backward needs.
+/// `y = value * sigmoid(gate) + skip` of `linear`, whose first `n` features are the values and whose second `n` the gates;
+/// the gates are replaced by their sigmoids, which the backward needs. Returns the sum over the features of each row.
 ///
 /// Two features of the same row share a division, never two rows: what one row holds must not change another's rounding.
 #[inline(always)]
-pub(super) unsafe fn glu<L: Lanes>(linear: &mut [f32], n: usize, y: &mut [f32]) {
-    assert!(linear.len() >= 2 * n * ROWS && y.len() >= n * ROWS);
+pub(super) unsafe fn gate<L: Lanes>(linear: &mut [f32], n: usize, skip: &[f32], y: &mut [f32]) -> [L; 2] {
+    assert!(linear.len() >= 2 * n * ROWS && skip.len() >= n * ROWS && y.len() >= n * ROWS);
     let (values, gates) = linear.split_at_mut(n * ROWS);
     // SAFETY: `feature` and the one behind it lie below `n`.
     unsafe {
+        let mut sums = [L::splat(0.0); 2];
         for feature in (0..n).step_by(2) {
-            for at in [feature * ROWS, feature * ROWS + LANES] {
+            for (half, sum) in sums.iter_mut().enumerate() {
+                let at = feature * ROWS + half * LANES;
                 let (value, gate) = (values.as_ptr().add(at), gates.as_mut_ptr().add(at));
-                let y = y.as_mut_ptr().add(at);
+                let (skip, y) = (skip.as_ptr().add(at), y.as_mut_ptr().add(at));
                 if feature + 1 == n {
                     let opened = sigmoid(L::load(gate));
                     opened.store(gate);
-                    L::load(value).mul(opened).store(y);
+                    let passed = L::load(value).fma(opened, L::load(skip));
+                    passed.store(y);
+                    *sum = sum.add(passed);
                 } else {
                     let (a, b) = sigmoid_pair(L::load(gate), L::load(gate.add(ROWS)));
                     a.store(gate);
                     b.store(gate.add(ROWS));
-                    L::load(value).mul(a).store(y);
-                    L::load(value.add(ROWS)).mul(b).store(y.add(ROWS));
+                    let a = L::load(value).fma(a, L::load(skip));
+                    let b = L::load(value.add(ROWS)).fma(b, L::load(skip.add(ROWS)));
+                    a.store(y);
+                    b.store(y.add(ROWS));
+                    *sum = sum.add(a).add(b);
                 }
             }
         }
+        sums
     }
 }
 
-/// The gradient of the values and gates of a [`glu`], in their place; `linear` is as the forward left it.
+/// The gradient of the values and gates of a [`gate`], in their place; `linear` is as the forward left it.
 #[inline(always)]
 pub(super) unsafe fn glu_backward<L: Lanes>(dy: &[f32], linear: &mut [f32], n: usize) {
     assert!(linear.len() >= 2 * n * ROWS && dy.len() >= n * ROWS);

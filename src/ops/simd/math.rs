@@ -9,6 +9,8 @@ use super::lanes::Lanes;
 /// Beyond these `e^x` is no longer a normal `f32`.
 const LOWEST: f32 = -87.0;
 const HIGHEST: f32 = 88.0;
+/// 40 log2(e): gates that are further from open count as 4e-18.
+const FARTHEST: f32 = 57.7;
 
 /// `(2^n, e^r - 1)` of `x`, which is held within what `f32` can say.
 #[inline(always)]
@@ -90,20 +92,23 @@ pub unsafe fn sigmoid_pair<L: Lanes>(a: L, b: L) -> (L, L) {
 }
 
 /// `1 + e^-x`, small enough that two of them can be multiplied.
+///
+/// The exponent is turned into one of two and rounded first: what that takes from a far `e^-x` (a few millionths of it) is
+/// nothing to a sum with 1, and nothing to what one over it is multiplied by.
 #[inline(always)]
 unsafe fn denominator<L: Lanes>(x: L) -> L {
     // SAFETY: as in `split`.
-    unsafe { L::splat(1.0).add(exp(L::splat(0.0).sub(x).min(L::splat(40.0)))) }
+    unsafe {
+        let power = x.mul(L::splat(-std::f32::consts::LOG2_E)).min(L::splat(FARTHEST));
+        exp2(power).add(L::splat(1.0))
+    }
 }
 
-/// The logistic function.
+/// The logistic function. Arguments below -40 count as -40.
 #[inline(always)]
 pub unsafe fn sigmoid<L: Lanes>(x: L) -> L {
     // SAFETY: as in `split`.
-    unsafe {
-        let one = L::splat(1.0);
-        one.div(one.add(exp(L::splat(0.0).sub(x))))
-    }
+    unsafe { L::splat(1.0).div(denominator(x)) }
 }
 
 /// The hyperbolic tangent.

@@ -36,6 +36,7 @@ use avx512::Avx512;
 pub use mask::{MaskTile, PER_HASH};
 #[cfg(target_arch = "aarch64")]
 use neon::Neon;
+pub use norm::Line;
 use portable::Portable;
 pub use product::{Init, Matrix};
 pub use tile::ROWS;
@@ -162,14 +163,21 @@ methods! {
     elu = activation::elu_tile, (x: &mut [f32], n: usize);
     /// The gradient before an ELU from the one behind it, in place; `y` is what the ELU put out.
     elu_backward = activation::elu_backward, (y: &[f32], dy: &mut [f32], n: usize);
-    /// `y = value * sigmoid(gate)` of `n` values and `n` gates; the gates are replaced by their sigmoids.
-    glu = activation::glu, (linear: &mut [f32], n: usize, y: &mut [f32]);
+    /// `y = LN(value * sigmoid(gate) + skip)` of `n` values and `n` gates in `linear`; the gates are replaced by their
+    /// sigmoids, `(normal, y)` and `inverse` are as [`Simd::layer_norm`] leaves them.
+    gated_norm = norm::gated_norm,
+        (linear: &mut [f32], n: usize, skip: &[f32], weights: (&[f32], &[f32]), inverse: &mut [f32],
+         outputs: (&mut [f32], &mut [f32]));
     /// The gradient of the values and gates of a GLU in their place; `linear` is as the forward left it.
     glu_backward = activation::glu_backward, (dy: &[f32], linear: &mut [f32], n: usize);
     /// Layer norm of each row: the normalised values stay in `x`, one over their deviation in `inverse` ([`ROWS`]), the
     /// result with weight and bias is `y`.
     layer_norm = norm::layer_norm,
         (x: &mut [f32], n: usize, weights: (&[f32], &[f32]), inverse: &mut [f32], y: &mut [f32]);
+    /// Layer norm of `n` features that lie on a line, at one `x` per row; outputs as those of [`Simd::gated_norm`].
+    line_norm = norm::line_norm,
+        (line: Line<'_>, x: &[f32], n: usize, weights: (&[f32], &[f32]), inverse: &mut [f32],
+         outputs: (&mut [f32], &mut [f32]));
     /// The gradient before a layer norm; `normal` and `inverse` are as the forward left them.
     layer_norm_backward = norm::layer_norm_backward,
         (dy: &[f32], normal: &[f32], n: usize, weight: &[f32], inverse: &[f32], dx: &mut [f32]);

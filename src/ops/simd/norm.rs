@@ -1,5 +1,6 @@
 //! What runs over the features of each row of a tile: layer norm, softmax, weighted sums.
 
+use super::activation::gate;
 use super::lanes::{LANES, Lanes};
 use super::math::exp;
 use super::tile::ROWS;
@@ -23,23 +24,65 @@ pub(super) unsafe fn layer_norm<L: Lanes>(
     assert!(weight.len() >= n && bias.len() >= n);
     // SAFETY: `feature * ROWS + half` stays inside by the assertions.
     unsafe {
-        let (x, y) = (x.as_mut_ptr(), y.as_mut_ptr());
-        let per_feature = L::splat(1.0 / n as f32);
         let mut sums = [L::splat(0.0); 2];
         for i in 0..n {
             for (h, sum) in sums.iter_mut().enumerate() {
-                *sum = sum.add(L::load(x.add(i * ROWS + h * LANES)));
+                *sum = sum.add(L::load(x.as_ptr().add(i * ROWS + h * LANES)));
             }
         }
+        normalise(x, n, sums, (weight, bias), inverse, y);
+    }
+}
+
+/// `LN(GLU(linear) + skip)` in one go: the gates of `linear` are replaced by their sigmoids, the normalised sum stays in
+/// `normal`, the rest is as in [`layer_norm`].
+#[inline(always)]
+pub(super) unsafe fn gated_norm<L: Lanes>(
+    linear: &mut [f32],
+    n: usize,
+    skip: &[f32],
+    (weight, bias): (&[f32], &[f32]),
+    inverse: &mut [f32],
+    (normal, y): (&mut [f32], &mut [f32]),
+) {
+    assert!(n > 0 && normal.len() >= n * ROWS && y.len() >= n * ROWS && inverse.len() >= ROWS);
+    assert!(weight.len() >= n && bias.len() >= n);
+    // SAFETY: `gate` checks its slices; the others are long enough by the assertions.
+    unsafe {
+        let sums = gate::<L>(linear, n, skip, normal);
+        normalise(normal, n, sums, (weight, bias), inverse, y);
+    }
+}
+
+/// What is left of a [`layer_norm`] once the sums over the features are known.
+#[inline(always)]
+unsafe fn normalise<L: Lanes>(
+    x: &mut [f32],
+    n: usize,
+    sums: [L; 2],
+    (weight, bias): (&[f32], &[f32]),
+    inverse: &mut [f32],
+    y: &mut [f32],
+) {
+    // SAFETY: the caller has checked that all slices hold `n` features.
+    unsafe {
+        let (x, y) = (x.as_mut_ptr(), y.as_mut_ptr());
+        let per_feature = L::splat(1.0 / n as f32);
         let means = [sums[0].mul(per_feature), sums[1].mul(per_feature)];
-        let mut squares = [L::splat(0.0); 2];
-        for i in 0..n {
-            for (h, squares) in squares.iter_mut().enumerate() {
-                let centred = L::load(x.add(i * ROWS + h * LANES)).sub(means[h]);
-                *squares = centred.fma(centred, *squares);
+        // Even and odd features apart: a sum waits for the one before it.
+        let mut squares = [[L::splat(0.0); 2]; 2];
+        let mut from = x.cast_const();
+        for i in (0..n).step_by(2) {
+            for (odd, squares) in squares.iter_mut().enumerate().take(n - i) {
+                for (h, squares) in squares.iter_mut().enumerate() {
+                    let centred = L::load(from.add(odd * ROWS + h * LANES)).sub(means[h]);
+                    *squares = centred.fma(centred, *squares);
+                }
             }
+            from = from.wrapping_add(2 * ROWS);
         }
-        let mut inverted = squares;
+        let [even, odd] = squares;
+        let mut inverted = [even[0].add(odd[0]), even[1].add(odd[1])];
         for (h, inverted) in inverted.iter_mut().enumerate() {
             let variance = inverted.fma(per_feature, L::splat(EPSILON));
             *inverted = L::splat(1.0).div(variance.sqrt());
@@ -52,6 +95,53 @@ pub(super) unsafe fn layer_norm<L: Lanes>(
                 let normal = L::load(x.add(at)).sub(means[h]).mul(inverted[h]);
                 normal.store(x.add(at));
                 normal.fma(weight, bias).store(y.add(at));
+            }
+        }
+    }
+}
+
+/// A line through feature space, `slope x + offset`, and what its layer norm needs to know of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// Both without their mean.
+    pub slope: &'a [f32],
+    pub offset: &'a [f32],
+    /// `p`, `q`, `r`: at `x` the variance over the features is `(p x + q)^2 + r`.
+    pub variance: [f32; 3],
+}
+
+/// [`layer_norm`] of `n` features that lie on a line, at one `x` per row: no sums over features are left to do.
+#[inline(always)]
+pub(super) unsafe fn line_norm<L: Lanes>(
+    line: Line<'_>,
+    x: &[f32],
+    n: usize,
+    (weight, bias): (&[f32], &[f32]),
+    inverse: &mut [f32],
+    (normal, y): (&mut [f32], &mut [f32]),
+) {
+    assert!(line.slope.len() >= n && line.offset.len() >= n && weight.len() >= n && bias.len() >= n);
+    assert!(x.len() >= ROWS && inverse.len() >= ROWS && normal.len() >= n * ROWS && y.len() >= n * ROWS);
+    // SAFETY: `feature * ROWS + half` stays inside by the assertions.
+    unsafe {
+        let [p, q, r] = line.variance.map(|number| L::splat(number));
+        let (mut along, mut inverted) = ([p; 2], [p; 2]);
+        for half in 0..2 {
+            let x = L::load(x.as_ptr().add(half * LANES));
+            let root = x.fma(p, q);
+            let variance = root.fma(root, r.add(L::splat(EPSILON)));
+            inverted[half] = L::splat(1.0).div(variance.sqrt());
+            inverted[half].store(inverse.as_mut_ptr().add(half * LANES));
+            along[half] = x.mul(inverted[half]);
+        }
+        for i in 0..n {
+            let [slope, offset, weight, bias] =
+                [line.slope, line.offset, weight, bias].map(|values| L::splat(*values.as_ptr().add(i)));
+            for half in 0..2 {
+                let at = i * ROWS + half * LANES;
+                let value = along[half].fma(slope, inverted[half].mul(offset));
+                value.store(normal.as_mut_ptr().add(at));
+                value.fma(weight, bias).store(y.as_mut_ptr().add(at));
             }
         }
     }

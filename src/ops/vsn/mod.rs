@@ -3,13 +3,14 @@
 //! This is three quarters of the network's arithmetic. Op by op it makes an embedding, a hidden layer, two gates and two
 //! norms of every variable at every step, tens of megabytes per sample; here a tile of 32 steps goes through all variables
 //! while it lies in the cache, and only the selection leaves. [`weights`] packs the parameters, [`collapse`] multiplies the
-//! embeddings out, [`tile`] runs tiles forward and backward; the backward computes a tile anew instead of keeping it.
+//! embeddings out, [`ready`] prepares what tiles read, [`tile`] runs tiles forward and backward; the backward computes a tile anew instead of keeping it.
 //! On a GPU it is the launches of [`super::cuda::vsn`]; embeddings are multiplied out on the host there, too.
 //!
 //! The oracle is the composition of plain operations in [`crate::model::vsn`], which also serves what is not supported
 //! here: a single variable, several columns in one embedding, networks shared with categoricals.
 
 pub(super) mod collapse;
+mod ready;
 #[cfg(test)]
 mod tests;
 pub(super) mod tile;
@@ -23,6 +24,7 @@ use candle_core::{
 };
 
 use collapse::Collapsed;
+use ready::Ready;
 use tile::{Sizes, Worker};
 use weights::{Packed, VsnWeights};
 
@@ -72,8 +74,10 @@ pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) 
     }
     let masks = masks(&packed, dropout);
     let sizes = Sizes { n_groups, n_rows, n_reals, n_codes, hidden: packed.hidden };
+    let merged = masks.is_none() && !parameters.track_op() && !context.track_op();
     let op = Selection {
         sizes,
+        merged,
         reals: input.reals.contiguous()?,
         codes,
         masks,
@@ -93,6 +97,8 @@ pub(super) fn masks(packed: &Packed, dropout: &Dropout) -> Option<Vec<Mask>> {
 
 struct Selection {
     sizes: Sizes,
+    /// Second layers and gates as one: nothing is dropped between them, and there is no way back.
+    merged: bool,
     reals: Tensor,
     codes: Vec<u32>,
     /// One per real variable, then the joint network's.
@@ -116,8 +122,7 @@ impl CustomOp2 for Selection {
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (context, parameters) = (contiguous(s1, l1)?, contiguous(s2, l2)?);
         let simd = Simd::best();
-        let collapsed = Collapsed::of(&self.packed);
-        let values = collapsed.values(&self.packed, parameters);
+        let ready = Ready::of(simd, &self.packed, parameters, self.merged);
         let Sizes { n_groups, n_rows, hidden, .. } = self.sizes;
         let n_variables = self.packed.n_variables();
         let mut selected = vec![0f32; n_groups * n_rows * hidden];
@@ -126,7 +131,7 @@ impl CustomOp2 for Selection {
         let reals = reals.slice()?;
         let (out_len, share_len) = (n_rows * hidden, n_rows * n_variables);
         in_parts_with((&mut selected, out_len), (&mut shares, share_len), |first, selected, shares| {
-            let mut worker = self.worker(simd, &collapsed, &values, reals, context);
+            let mut worker = self.worker(simd, &ready, reals, context);
             let groups = selected.chunks_mut(out_len.max(1)).zip(shares.chunks_mut(share_len.max(1)));
             for (i, (selected, shares)) in groups.enumerate() {
                 worker.forward(first + i, selected, shares);
@@ -174,13 +179,13 @@ impl CustomOp2 for Selection {
             [context, parameters, &grad, &self.reals].map(host_values);
         let (grad, reals) = (grad.slice()?, reals.slice()?);
         let (context_values, parameter_values) = (context_values.slice()?, parameter_values.slice()?);
-        let collapsed = Collapsed::of(&self.packed);
-        let values = collapsed.values(&self.packed, parameter_values);
+        let ready = Ready::of(simd, &self.packed, parameter_values, false);
+        let collapsed = &ready.collapsed;
         let (joint_hidden, group_len) = (context.dim(1)?, self.sizes.n_rows * self.sizes.hidden);
         let mut d_context = vec![0f32; context.elem_count()];
         let grads = in_parts(&mut d_context, joint_hidden, |first, d_context| {
             let mut grads = vec![0f32; collapsed.len];
-            let mut worker = self.worker(simd, &collapsed, &values, reals, context_values);
+            let mut worker = self.worker(simd, &ready, reals, context_values);
             for (i, d_context) in d_context.chunks_mut(joint_hidden).enumerate() {
                 let at = (first + i) * group_len;
                 worker.backward(first + i, &grad[at..at + group_len], d_context, &mut grads);
@@ -243,12 +248,10 @@ impl Selection {
     fn worker<'a>(
         &'a self,
         simd: Simd,
-        collapsed: &'a Collapsed,
-        values: &'a [f32],
+        ready: &'a Ready,
         reals: &'a [f32],
         context: &'a [f32],
     ) -> Worker<'a> {
-        let masks = self.masks.as_deref();
-        Worker::new(simd, self.sizes, collapsed, values, (reals, &self.codes), context, masks)
+        Worker::new(simd, self.sizes, ready, (reals, &self.codes), context, self.masks.as_deref())
     }
 }

@@ -1,8 +1,9 @@
 //! Tiles of up to 32 steps of one group through all variables, forward and backward.
 
 use super::collapse::{Collapsed, CollapsedCategorical};
+use super::ready::Ready;
 use crate::ops::dropout::Mask;
-use crate::ops::grn_tile::GrnTile;
+use crate::ops::grn_tile::{GrnTile, Skip};
 use crate::ops::simd::{Init, Matrix, ROWS, Simd};
 
 /// Shapes of the operation.
@@ -22,6 +23,7 @@ pub struct Sizes {
 pub struct Worker<'a> {
     simd: Simd,
     sizes: Sizes,
+    ready: &'a Ready,
     collapsed: &'a Collapsed,
     values: &'a [f32],
     reals: &'a [f32],
@@ -60,12 +62,12 @@ impl<'a> Worker<'a> {
     pub fn new(
         simd: Simd,
         sizes: Sizes,
-        collapsed: &'a Collapsed,
-        values: &'a [f32],
+        ready: &'a Ready,
         (reals, codes): (&'a [f32], &'a [u32]),
         context: &'a [f32],
         masks: Option<&'a [Mask]>,
     ) -> Self {
+        let Ready { collapsed, values, .. } = ready;
         let n = collapsed.joint.tail.out;
         let joint_hidden = collapsed.joint.tail.hidden;
         let hidden = collapsed.reals.iter().map(|real| real.tail.hidden).max().unwrap_or(1);
@@ -74,6 +76,7 @@ impl<'a> Worker<'a> {
         Worker {
             simd,
             sizes,
+            ready,
             collapsed,
             values,
             reals,
@@ -176,7 +179,7 @@ impl<'a> Worker<'a> {
             }
         }
         let mask = self.masks.map(|masks| (masks[n_reals], place.first));
-        self.joint.forward(simd, &joint.tail, self.values, mask, &mut self.shares);
+        self.joint.forward(simd, &joint.tail, self.values, Skip::Tile, mask, &mut self.shares);
         simd.softmax(&mut self.shares, n);
     }
 
@@ -194,11 +197,17 @@ impl<'a> Worker<'a> {
         let slope = Matrix::rows(&self.values[real.slope.clone()], 1);
         let offset = Init::Bias(&self.values[real.offset.clone()]);
         simd.product(slope, (real.tail.hidden, 1), x, offset, &mut self.single.first);
-        let slope = Matrix::rows(&self.values[real.skip_slope.clone()], 1);
-        let offset = Init::Bias(&self.values[real.skip_offset.clone()]);
-        simd.product(slope, (real.tail.out, 1), x, offset, &mut self.single.skip);
+        let skip = match self.ready.line(r) {
+            Some(line) => Skip::Line(line, x),
+            None => {
+                let slope = Matrix::rows(&self.values[real.skip_slope.clone()], 1);
+                let offset = Init::Bias(&self.values[real.skip_offset.clone()]);
+                simd.product(slope, (real.tail.out, 1), x, offset, &mut self.single.skip);
+                Skip::Tile
+            }
+        };
         let mask = self.masks.map(|masks| (masks[r], place.first));
-        self.single.forward(simd, &real.tail, self.values, mask, &mut self.vector);
+        self.single.forward(simd, &real.tail, self.values, skip, mask, &mut self.vector);
     }
 
     /// The gradient of variable `number`'s weight in `d_shares` and of its vectors in `d_vector`.

@@ -182,5 +182,6 @@ pub(super) fn tail(places: &mut Places, grn: &PackedGrn) -> GrnRanges {
         gate: pair(&grn.gate),
         norm: pair(&grn.norm),
         skip_norm: grn.resample.as_ref().map(|resample| pair(&resample.norm)),
+        merged: None,
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::train::checkpoint::FORMAT;
 use crate::train::ema::Ema;
+use crate::train::flat::Flat;
 
 fn with_mean() -> Toy {
     let mut toy = Toy::new();
@@ -24,17 +25,18 @@ fn three_steps_by_hand() {
     let (config, params) = (&footing.config, &footing.params);
     let var = params.iter().next().unwrap().1;
     let set = |value: f64| var.set(&(var.zeros_like().unwrap() + value).unwrap()).unwrap();
+    let weights = || Flat::new(params.iter()).unwrap().values().unwrap();
     set(10.0);
     let mut ema = Ema::begin(config, params, &Device::Cpu).unwrap();
     // The decay is 1/10, then 2/11, then 3/12, and never above its limit of 0.2.
     for (weight, expected) in [(20.0, 19.0), (31.0, 19.0 * 2.0 / 11.0 + 31.0 * 9.0 / 11.0)] {
         set(weight);
-        ema.update(params, 0.2).unwrap();
+        ema.next(0.2).take_in(&weights()).unwrap();
         assert!((first_weight(ema.means()) - expected).abs() < 1e-5, "{}", first_weight(ema.means()));
     }
     let before = first_weight(ema.means());
     set(0.0);
-    ema.update(params, 0.2).unwrap();
+    ema.next(0.2).take_in(&weights()).unwrap();
     assert!((first_weight(ema.means()) - 0.2 * before).abs() < 1e-5);
     assert_eq!(ema.n_steps(), 3);
 }

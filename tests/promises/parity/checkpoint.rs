@@ -45,7 +45,7 @@ fn check_next_step(fixture: &Fixture, params: &Params, loss: &Tensor) -> Result<
     let before = params.snapshot()?;
     let grads = loss.backward()?;
     let gradient = optimizer.gradient(&grads)?;
-    optimizer.step(&gradient, f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt(), lr)?;
+    optimizer.step(&gradient, f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt(), lr, None)?;
     ensure!(optimizer.n_steps() == n_steps + 1, "the step was not counted");
     let (mut place, mut moved) = (0, false);
     let gradient = gradient.to_vec1::<f32>()?;

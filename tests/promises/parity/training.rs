@@ -93,7 +93,7 @@ fn take_step(
     let loss = multi_quantile_loss(&output, &targets, &fixture.quantiles()?, &options)?.total;
     let gradient = optimizer.gradient(&loss.backward()?)?;
     let norm = f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt();
-    optimizer.step(&gradient, norm, fixture.number("/optimizer/lr")?)?;
+    optimizer.step(&gradient, norm, fixture.number("/optimizer/lr")?, None)?;
     Ok(Step { loss: f64::from(loss.to_scalar::<f32>()?), gradient, norm })
 }
 

@@ -1,0 +1,122 @@
+//! Raw rows back out: every row of the chosen days, sealed and open, each key once, in a form that `append` takes in
+//! again to the identical rows.
+//!
+//! Day by day, and of a day as many rows at once as are sorted together: memory does not grow with the days. A day is
+//! first sorted into an unnamed temporary file and told only when no rotation moved its rows meanwhile, so that what
+//! is told is the day of one moment. Columns are those of the site's schema, in its units; a missing value is absent
+//! (NDJSON), empty (CSV) or null (parquet).
+
+mod forms;
+
+use std::fs::File;
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use chrono::NaiveDate;
+use serde::{Deserialize, Serialize};
+
+use crate::progress::{Progress, Tick};
+
+use super::Buffer;
+use super::days::DaySources;
+use super::merge::{self, Survey};
+use super::sealed::day_file::GROUP_ROWS;
+use super::sealed::parquet_rows::ParquetFile;
+use super::sealed::row_groups::{Columns, GroupWriter};
+use forms::Form;
+
+/// The form of what is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFormat {
+    #[default]
+    Ndjson,
+    Csv,
+    Parquet,
+}
+
+/// What to export; everything, unless it is narrowed.
+#[derive(Clone, Debug, Default)]
+pub struct ExportOptions {
+    pub format: ExportFormat,
+    /// First day.
+    pub from: Option<NaiveDate>,
+    /// Last day, itself included.
+    pub to: Option<NaiveDate>,
+    /// Names of the servers; all, if none is named.
+    pub servers: Vec<String>,
+}
+
+/// What was exported.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ExportReport {
+    pub n_rows: u64,
+    /// Days with rows.
+    pub n_days: u64,
+    pub first: Option<NaiveDate>,
+    pub last: Option<NaiveDate>,
+}
+
+impl Buffer {
+    /// Writes the rows that `options` choose to `out`, by day, server and time.
+    ///
+    /// - Errors: a day cannot be read (it is named), or `out` refuses; what was written so far is whole rows.
+    pub fn export(
+        &self,
+        options: &ExportOptions,
+        out: &mut (dyn Write + Send),
+        progress: &dyn Progress,
+    ) -> Result<ExportReport> {
+        let metrics = self.metric_names();
+        let is_chosen = |date: NaiveDate| {
+            options.from.is_none_or(|from| date >= from) && options.to.is_none_or(|to| date <= to)
+        };
+        let days: Vec<NaiveDate> =
+            self.days()?.iter().map(|day| day.date).filter(|d| is_chosen(*d)).collect();
+        let mut form = Form::begin(options.format, &metrics, out)?;
+        let mut report = ExportReport::default();
+        for (done, day) in days.iter().enumerate() {
+            let (done, total) = (done as u64, days.len() as u64);
+            progress.tick(&Tick { stage: "export", done, total, unit: "days", detail: day.to_string() });
+            let spool = self.with_sources(*day, &|sources| spool_day(sources, &metrics, &options.servers))?;
+            let Some(spool) = spool else { continue };
+            let mut file = ParquetFile::of(spool).with_context(|| format!("read day {day} back"))?;
+            file.read_rows(&metrics, None, &mut |rows| {
+                report.n_rows += rows.len() as u64;
+                form.add(rows)
+            })?;
+            report.n_days += 1;
+            report.first.get_or_insert(*day);
+            report.last = Some(*day);
+        }
+        form.end()?;
+        Ok(report)
+    }
+}
+
+/// Sorts the rows of the chosen servers (all, if none is named) into a temporary file; `None` if there are none.
+fn spool_day(sources: &DaySources, metrics: &[String], servers: &[String]) -> Result<Option<File>> {
+    let inputs = sources.inputs();
+    let mut survey = Survey::of(&inputs, metrics)?;
+    if !servers.is_empty() {
+        survey.servers.retain(|server, _| servers.contains(server));
+    }
+    if survey.n_rows() == 0 {
+        return Ok(None);
+    }
+    let file = tempfile::tempfile().context("make a temporary file")?;
+    let mut writer = GroupWriter::new(&file, columns(metrics))?;
+    merge::for_each_sorted(&inputs, &survey, metrics, &mut |sorted| {
+        for part in sorted.order.chunks(GROUP_ROWS) {
+            writer.write(&sorted.rows, part).context("write a temporary file")?;
+        }
+        Ok(())
+    })?;
+    writer.finish(Vec::new()).context("write a temporary file")?;
+    Ok(Some(file))
+}
+
+/// Every export has the same columns, whatever its rows hold.
+fn columns(metrics: &[String]) -> Columns {
+    Columns { metrics: metrics.to_vec(), has_profile: true, has_status: true }
+}

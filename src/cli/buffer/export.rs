@@ -1,0 +1,89 @@
+//! `buffer export`: raw rows back out.
+
+use std::io;
+use std::path::PathBuf;
+
+use chrono::NaiveDate;
+use clap::{Args, ValueEnum};
+
+use crate::buffer::{Buffer, ExportFormat, ExportOptions, ExportReport};
+use crate::cli::context::Context;
+use crate::cli::text;
+use crate::error::Exit;
+use crate::fsx;
+use crate::site::Site;
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// [default: by the extension of --output, else ndjson]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// First day, in the site's zone
+    #[arg(long, value_name = "DATE")]
+    from: Option<NaiveDate>,
+    /// Last day, itself included
+    #[arg(long, value_name = "DATE")]
+    to: Option<NaiveDate>,
+    /// Only these servers
+    #[arg(long, value_name = "NAME")]
+    server: Vec<String>,
+    /// Where to write; appears when it is complete [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Ndjson,
+    Csv,
+    Parquet,
+}
+
+pub fn run(args: &ExportArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
+    let options =
+        ExportOptions { format: format_of(args), from: args.from, to: args.to, servers: args.server.clone() };
+    let buffer = Buffer::open(site);
+    match &args.output {
+        None => {
+            let outcome = buffer.export(&options, &mut io::stdout(), context.progress());
+            if outcome.as_ref().is_err_and(is_reader_gone) {
+                return Ok(Exit::Done);
+            }
+            context.progress().note(&render(&outcome?));
+        }
+        Some(path) => {
+            let mut report = ExportReport::default();
+            fsx::write_durable_with(path, |file| {
+                report = buffer.export(&options, file, context.progress())?;
+                Ok(())
+            })?;
+            context.output.result(&report, |report| format!("{} in {}", render(report), path.display()))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn format_of(args: &ExportArgs) -> ExportFormat {
+    let extension = args.output.as_ref().and_then(|path| path.extension()?.to_str());
+    match (args.format, extension) {
+        (Some(Format::Ndjson), _) => ExportFormat::Ndjson,
+        (Some(Format::Csv), _) | (None, Some("csv")) => ExportFormat::Csv,
+        (Some(Format::Parquet), _) | (None, Some("parquet")) => ExportFormat::Parquet,
+        (None, _) => ExportFormat::Ndjson,
+    }
+}
+
+/// Whether whoever read standard output has seen enough.
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn render(report: &ExportReport) -> String {
+    match (report.first, report.last) {
+        (Some(first), Some(last)) => {
+            format!("{} rows of {} day(s), {first} .. {last}", text::count(report.n_rows), report.n_days)
+        }
+        _ => "no rows".into(),
+    }
+}
