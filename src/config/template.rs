@@ -78,7 +78,7 @@ const SCALARS: [(&str, &str); 15] = [
     ("max_training_duration_hours", "Training stops cleanly before this is over."),
 ];
 
-const SECTIONS: [(&str, &str); 10] = [
+const SECTIONS: [(&str, &str); 11] = [
     (
         "buffer",
         "retention_action = \"archive\" moves days that are too old to archive_dir (another disk will do) instead of\ndeleting them. Rows are refused while less than min_free_disk_mb is free, so that open days can still be sealed.",
