@@ -37,8 +37,11 @@
 //! | `tftctl.toml` | [`config`] | by `init`, then by people |
 //! | `data_buffer/open/<day>/` | [`buffer`] | checksummed segments, synced before they are acknowledged |
 //! | `data_buffer/metrics_<day>.parquet` | [`buffer`] | replaced whole, read back, then the segments go |
-//! | `data_buffer/steps/`, `quarantine/` | [`buffer`] | derived; bad rows with their reasons |
+//! | `data_buffer/steps/`, `quarantine/` | [`buffer`] | derived, with a digest of itself; bad rows with their reasons |
 //! | `data_buffer/imports/` | [`buffer`] | how far each import came, replaced whole after its rows were acknowledged |
+//! | `data_buffer/readers/` | [`buffer`] | one locked file per running reader, named after the days it reads |
+//! | `data_buffer/removed/<day>/` | [`buffer`] | damaged files as a repair found them, each with its reason; never read |
+//! | `archive/` | [`buffer`] | days that are too old, if the site keeps them: copied and proven before the original goes |
 //! | `windows/<end>-<digest>/` | [`window`] | a folder that appears whole, never edited; the name is a digest of its inputs |
 //! | `checkpoints/{last,previous}/` | [`train`] | a folder that appears whole over the one before |
 //! | `checkpoints/lineages/<id>_<steps>/` | [`train`] | a copy of `last` that appears whole, before another lineage replaces it |

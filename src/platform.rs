@@ -20,6 +20,11 @@ pub fn sync_dir(_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes of the disk that holds `path` which this process may still write.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    fs4::available_space(path)
+}
+
 /// Hands what was freed back to the system at once. The allocator keeps it for a second otherwise, and takes new memory for
 /// what does not fit into a piece of it: right between two training steps, wrong before something as large as what has
 /// just been let go.

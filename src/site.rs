@@ -97,6 +97,21 @@ impl Site {
         self.own_buffer_dir().join("quarantine")
     }
 
+    /// Who reads which days.
+    pub fn readers_dir(&self) -> PathBuf {
+        self.own_buffer_dir().join("readers")
+    }
+
+    /// What `buffer repair` took away, with the reasons.
+    pub fn removed_dir(&self) -> PathBuf {
+        self.own_buffer_dir().join("removed")
+    }
+
+    /// Where days go that are too old.
+    pub fn archive_dir(&self) -> PathBuf {
+        self.root.join(&self.config.buffer.archive_dir)
+    }
+
     /// How far imports came.
     pub fn imports_dir(&self) -> PathBuf {
         self.own_buffer_dir().join("imports")

@@ -162,6 +162,10 @@ impl Buffer {
         if let Some(fresh) = self.fresh_steps(day, sources) {
             return Ok((fresh.read(&self.metric_names())?, fresh.sources));
         }
+        for file in &sources.sealed {
+            let date = file.path.file_name().and_then(|name| day_file::date_of(name.to_str()?));
+            day_file::ensure_whole(&file.path, date.unwrap_or(day))?;
+        }
         let aggregated = self.aggregate(sources)?;
         let digests = self.digest(sources, &aggregated.n_rows)?;
         if sources.segments.is_empty() && self.are_current(day, sources)? {

@@ -4,7 +4,8 @@
 //! a day is a folder of checksummed segments under `open/` ([`open`]). Rows belong to the day of their
 //! *event* time in the site's zone. [`intake`] reads records, judges them, and leaves bad ones in `quarantine/`;
 //! [`import`] fetches them from a Prometheus server and remembers in `imports/` how far it came. [`steps`] aggregates
-//! (derived) lie in `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both.
+//! (derived) lie in `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both, [`retain`] lets old ones
+//! go, [`verify`] and [`repair`] look after what lies there.
 //!
 //! Invariants: a row that was acknowledged is on stable storage and is read exactly once, whatever is killed
 //! when; a file under its final name is complete; segments are dropped only after the day file that holds their
@@ -20,9 +21,12 @@ mod export;
 pub mod fuzzing;
 mod import;
 mod intake;
+mod leases;
 mod merge;
 mod newest;
 mod open;
+mod repair;
+mod retain;
 mod rotate;
 mod rows;
 mod sealed;
@@ -48,11 +52,13 @@ pub use intake::{
     AppendOptions, AppendReport, Derived, Format, MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, MAX_TARGETS,
     OFFLINE, QuarantineStatus, Reason, Source, derive,
 };
+pub use leases::Lease;
+pub use repair::{Mended, RepairOptions, RepairReport};
 pub use rotate::{DayFailure, RotateOptions, RotateReport, SealPlan, SealedDay};
-pub use sealed::{RetentionDecision, RetentionReason, plan_retention};
+pub use sealed::{RetentionAction, RetentionDecision, RetentionPolicy, RetentionReason, plan_retention};
 pub use status::{BufferStatus, DayState, DayStatus};
 pub use steps::{SourceDigest, step_table};
-pub use verify::{Finding, VerifyReport};
+pub use verify::{Finding, VerifyOptions, VerifyReport};
 
 /// The buffer of one site: where its days lie and what their rows mean.
 #[derive(Clone, Debug)]
@@ -72,7 +78,11 @@ pub struct Buffer {
     input: InputConfig,
     columns: Vec<ColumnRule>,
     step_secs: u32,
-    retention_days: u32,
+    readers_dir: PathBuf,
+    removed_dir: PathBuf,
+    archive_dir: PathBuf,
+    retention: RetentionPolicy,
+    min_free_bytes: u64,
     max_future_secs: u32,
     /// Footers of day files: a window of days asks for each of them many times.
     looks: Arc<Mutex<days::Looks>>,
@@ -93,7 +103,15 @@ impl Buffer {
             input: site.config.input.clone(),
             columns: site.config.columns.clone(),
             step_secs: site.config.series.step_secs,
-            retention_days: site.config.data_retention_days,
+            readers_dir: site.readers_dir(),
+            removed_dir: site.removed_dir(),
+            archive_dir: site.archive_dir(),
+            retention: RetentionPolicy {
+                kept_days: site.config.data_retention_days,
+                window_days: site.config.training_window_days,
+                old_days: site.config.buffer.retention_action,
+            },
+            min_free_bytes: site.config.buffer.min_free_bytes(),
             max_future_secs: site.config.series.max_future_secs,
             looks: Arc::default(),
         }

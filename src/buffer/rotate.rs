@@ -9,7 +9,7 @@
 //! `open/.rotate.lock`; appenders and readers never wait for one.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,15 +17,15 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
-use crate::fsx::{self, Lock, disk};
+use crate::fsx::{self, Lock, STAGING_PREFIX, disk};
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
-use super::intake::quarantine;
 use super::merge::{self, DayInputs, Survey};
-use super::open::segment;
+use super::open::rescue::Rescued;
+use super::open::segment::{self, Header};
 use super::sealed::day_file::{self, Layout};
-use super::sealed::retention::{self, RetentionDecision, plan_retention};
+use super::sealed::retention::RetentionDecision;
 use super::steps::cache;
 
 /// How long a rotation waits for another one.
@@ -76,7 +76,7 @@ pub struct SealedDay {
     /// Length of the day file; 0 if the day turned out to have no rows and got none.
     pub size_bytes: u64,
     pub is_merge: bool,
-    /// Unreadable bytes at the ends of segments; the damaged segments lie in quarantine.
+    /// Bytes of segments that a reader gave up on; the damaged segments lie in quarantine.
     pub n_bytes_cut: u64,
 }
 
@@ -138,14 +138,14 @@ impl Buffer {
             self.write_steps(&mut report, progress)?;
         }
         if !self.is_foreign {
-            self.retain(&mut report, today, options)?;
+            self.retain(&mut report, today)?;
         }
         report.warnings.iter().for_each(|warning| progress.warn(warning));
         report.duration_secs = started.elapsed().as_secs_f64();
         Ok(report)
     }
 
-    fn lock_rotation(&self, options: &RotateOptions, now: DateTime<Utc>) -> Result<Option<Lock>> {
+    pub(super) fn lock_rotation(&self, options: &RotateOptions, now: DateTime<Utc>) -> Result<Option<Lock>> {
         if options.dry_run {
             return Ok(None);
         }
@@ -225,7 +225,7 @@ impl Buffer {
         })
     }
 
-    fn apply_seals(&self, report: &mut RotateReport, progress: &dyn Progress) {
+    pub(super) fn apply_seals(&self, report: &mut RotateReport, progress: &dyn Progress) {
         let plans: Vec<SealPlan> =
             report.planned.iter().filter(|plan| plan.n_segments > 0).cloned().collect();
         for (done, plan) in plans.iter().enumerate() {
@@ -253,9 +253,16 @@ impl Buffer {
     pub(super) fn write_sealed(&self, plan: &SealPlan) -> Result<SealedDay> {
         let path = day_file::path(&self.dir, plan.date);
         let sealed = if fsx::exists(&path)? { vec![path.clone()] } else { Vec::new() };
-        let inputs = DayInputs { sealed, segments: plan.segments.clone(), bounds: None };
-        let survey = Survey::of(&inputs, &self.metric_names())?;
-        self.keep_damaged(plan.date, &survey)?;
+        // Sealed anew, what was damaged would pass for whole.
+        sealed.iter().try_for_each(|path| day_file::ensure_whole(path, plan.date))?;
+        let mut inputs = DayInputs { sealed, segments: plan.segments.clone(), bounds: None };
+        let mut survey = Survey::of(&inputs, &self.metric_names())?;
+        let cut = std::mem::take(&mut survey.cut);
+        self.keep_damaged(plan.date, &cut)?;
+        let rescued = self.rescue(&cut, &mut inputs)?;
+        if !rescued.is_empty() {
+            survey = Survey::of(&inputs, &self.metric_names())?;
+        }
         let mut day = SealedDay {
             date: plan.date,
             n_rows: 0,
@@ -265,9 +272,10 @@ impl Buffer {
             n_segments: plan.segments.len(),
             size_bytes: 0,
             is_merge: plan.is_merge,
-            n_bytes_cut: survey.cut.iter().map(|(_, n_bytes)| n_bytes).sum(),
+            n_bytes_cut: cut.iter().map(|(_, n_bytes)| n_bytes).sum(),
         };
         if survey.n_rows() > 0 {
+            self.ensure_room_to_seal(plan, &path)?;
             let layout = self.layout_of(plan.date, &survey);
             day.n_rows = day_file::write(&path, &layout, &mut |each| {
                 day.n_duplicates = merge::for_each_sorted(&inputs, &survey, &layout.metrics, each)?;
@@ -275,12 +283,19 @@ impl Buffer {
             })?;
             day.size_bytes = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
         }
+        rescued.iter().try_for_each(|path| fsx::remove_file(path))?;
         Ok(day)
+    }
+
+    /// A day file is smaller than what it is made of; appending stops early enough to leave that much.
+    fn ensure_room_to_seal(&self, plan: &SealPlan, path: &Path) -> Result<()> {
+        let sealed_bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        fsx::ensure_room(&self.dir, plan.size_bytes + sealed_bytes)
     }
 
     fn layout_of(&self, date: NaiveDate, survey: &Survey) -> Layout {
         let mut metadata = vec![
-            ("tftctl.format".to_owned(), "1".to_owned()),
+            (day_file::FORMAT_KEY.to_owned(), day_file::FORMAT.to_string()),
             ("tftctl.schema_digest".to_owned(), self.schema.digest()),
             (day_file::SERVERS_KEY.to_owned(), survey.servers.len().to_string()),
         ];
@@ -298,8 +313,8 @@ impl Buffer {
     }
 
     /// Copies segments with unreadable bytes to quarantine before they are deleted.
-    fn keep_damaged(&self, date: NaiveDate, survey: &Survey) -> Result<()> {
-        for (path, _) in &survey.cut {
+    fn keep_damaged(&self, date: NaiveDate, cut: &[(PathBuf, u64)]) -> Result<()> {
+        for (path, _) in cut {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let copy = self.quarantine_dir.join("segments").join(format!("{date}-{name}"));
             fsx::write_durable_with(&copy, |file| {
@@ -309,6 +324,29 @@ impl Buffer {
             })?;
         }
         Ok(())
+    }
+
+    /// Where good frames lie behind damaged ones, the good ones of such a segment are read instead of it: from files under
+    /// names that a sweep takes, which are returned.
+    fn rescue(&self, cut: &[(PathBuf, u64)], inputs: &mut DayInputs) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for (path, n_bytes_cut) in cut {
+            let rescued =
+                Rescued::of(path, &Header::new(&self.metric_names(), &self.schema.digest(), false))?;
+            if rescued.n_bad_bytes == *n_bytes_cut {
+                continue;
+            }
+            let name = format!("{STAGING_PREFIX}{}", path.file_name().unwrap_or_default().to_string_lossy());
+            let file = self.quarantine_dir.join("segments").join(name);
+            rescued.write_to(&file)?;
+            inputs
+                .segments
+                .iter_mut()
+                .filter(|segment| *segment == path)
+                .for_each(|found| found.clone_from(&file));
+            files.push(file);
+        }
+        Ok(files)
     }
 
     /// Deletes the segments whose rows are in the day file now.
@@ -351,47 +389,10 @@ impl Buffer {
         }
         Ok(())
     }
-
-    fn retain(&self, report: &mut RotateReport, today: NaiveDate, options: &RotateOptions) -> Result<()> {
-        let files = day_file::list(&self.dir)?;
-        let mut days: Vec<NaiveDate> = files.keys().copied().collect();
-        if options.dry_run {
-            days.extend(report.planned.iter().filter(|plan| plan.n_segments > 0).map(|plan| plan.date));
-            days.sort_unstable();
-            days.dedup();
-        }
-        report.retention = plan_retention(&days, today, self.retention_days);
-        if retention::is_refused(&report.retention) {
-            report.warnings.push(format!(
-                "data_retention_days = {} would delete every day as of {today}; nothing was deleted",
-                self.retention_days
-            ));
-        }
-        if options.dry_run {
-            return Ok(());
-        }
-        retention::sweep(&self.dir)?;
-        for decision in report.retention.iter().filter(|decision| decision.delete) {
-            retention::delete(&files[&decision.date])?;
-            fsx::remove_file(&cache::path(&self.steps_dir, decision.date))?;
-            report.n_days_deleted += 1;
-        }
-        self.drop_old_quarantine(today)
-    }
-
-    fn drop_old_quarantine(&self, today: NaiveDate) -> Result<()> {
-        let oldest_kept = calendar::days_before(today, self.retention_days);
-        for (date, path) in quarantine::files(&self.quarantine_dir)? {
-            if date < oldest_kept {
-                fsx::remove_file(&path)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl RotateReport {
-    fn fail(&mut self, date: NaiveDate, verb: &str, error: &anyhow::Error) {
+    pub(super) fn fail(&mut self, date: NaiveDate, verb: &str, error: &anyhow::Error) {
         let (message, _) = crate::error::message_and_hint(error);
         self.warnings.push(format!("{verb} {date}: {message}; the other days go on"));
         self.failed.push(DayFailure { date, error: format!("{verb}: {message}") });

@@ -31,6 +31,12 @@ use super::step_table::StepTable;
 use super::steps::cache;
 use super::*;
 
+mod flips;
+mod keep;
+mod mend;
+mod model;
+mod zones;
+
 /// A file of the real data next to the checkout; `None`, with a line, where there is none.
 pub(super) fn shared(name: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -641,7 +647,7 @@ fn old_days_are_deleted_and_a_far_clock_deletes_nothing() {
         bench.append(&record(&format!("2024-01-{day:02}T00:00:00Z"), "a", 1.0));
     }
     bench.rotate();
-    bench.config.data_retention_days = 8;
+    (bench.config.data_retention_days, bench.config.training_window_days) = (8, 8);
     let report = bench.rotate();
     assert_eq!(report.n_days_deleted, 1);
     assert_eq!(bench.buffer().days().unwrap().len(), 2);
@@ -649,7 +655,7 @@ fn old_days_are_deleted_and_a_far_clock_deletes_nothing() {
     let bench = bench.at("2034-01-01T00:00:00Z");
     let report = bench.rotate();
     assert_eq!(report.n_days_deleted, 0);
-    assert!(report.warnings[0].contains("would delete every day"));
+    assert!(report.warnings[0].contains("would let every day go"));
 }
 
 #[test]
@@ -720,7 +726,7 @@ fn verify_finds_flipped_bits_missing_days_and_wrong_schemas() {
     bench.rotate();
     bench.append(&record("2024-01-03T00:00:05Z", "a", 2.0));
     let verify = |bench: &Bench| {
-        let report = bench.buffer().verify(true, &Silent).unwrap();
+        let report = bench.buffer().verify(&VerifyOptions { read_data: true, day: None }, &Silent).unwrap();
         let messages: Vec<String> =
             report.findings.iter().map(|found| format!("{} {}", found.date, found.message)).collect();
         (report.n_rows, messages)
@@ -811,7 +817,8 @@ fn times_that_cannot_be_are_left_out_and_told() {
             buffer.days().unwrap().iter().map(|day| buffer.read_steps(day.date).unwrap().n_raw_rows()).sum();
         assert_eq!(n_rows, 1, "{zone}");
         assert_eq!(buffer.newest_time_ms(i64::MAX).unwrap(), Some(good.1), "{zone}");
-        let findings = buffer.verify(true, &Silent).unwrap().findings;
+        let findings =
+            buffer.verify(&VerifyOptions { read_data: true, day: None }, &Silent).unwrap().findings;
         assert!(
             findings.iter().any(|found| found.message.starts_with("4 rows have no time")),
             "{findings:?}"

@@ -1,4 +1,8 @@
 //! `buffer verify`: finds what is damaged, missing or misplaced, and changes nothing.
+//!
+//! Whatever this program wrote carries its own digest or checksums, so that any flipped bit is a finding: day files and
+//! step aggregates a stamp, segments a checksum per block, quarantine one per line. Files from elsewhere have none; they
+//! are named, and compared with the sha256 that was taken when they were aggregated.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,12 +16,30 @@ use crate::fsx;
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
+use super::intake::quarantine;
 use super::merge::{DayInputs, Survey};
 use super::open::segment;
-use super::sealed::day_file::{self, CRC_KEY, Proof};
+use super::sealed::day_file;
 use super::sealed::parquet_rows::ParquetFile;
+use super::sealed::proof::{self, Checksums, Proof};
+use super::sealed::stamp::{self, Stamped};
 use super::steps::aggregate::StepBuilder;
 use super::steps::cache::{self, FileId};
+
+/// What to look at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VerifyOptions {
+    /// Decodes every value too, and checks order and days of the rows.
+    pub read_data: bool,
+    /// Only this day.
+    pub day: Option<NaiveDate>,
+}
+
+impl VerifyOptions {
+    fn covers(&self, date: NaiveDate) -> bool {
+        self.day.is_none_or(|day| day == date)
+    }
+}
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,13 +50,17 @@ pub struct Finding {
     pub message: String,
 }
 
-/// What a check of the whole buffer found.
+/// What a check of the buffer found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct VerifyReport {
     /// Empty: everything is as it should be.
     pub findings: Vec<Finding>,
     pub n_files: u64,
     pub n_segments: u64,
+    /// Step aggregates.
+    pub n_aggregates: u64,
+    /// Day files without a digest of their own: from elsewhere, or older. A flipped bit in them may stay unseen.
+    pub unstamped: Vec<NaiveDate>,
     /// Rows by the footers, or with `read_data` rows that were read.
     pub n_rows: u64,
     pub has_read_data: bool,
@@ -42,14 +68,16 @@ pub struct VerifyReport {
 }
 
 impl Buffer {
-    /// Checks every day of the buffer: footers, schema, checksums of segments, days without data; with `read_data`
-    /// also every value of the day files, their order, and that each row lies in its day.
+    /// Checks every day of the buffer, or one: each byte of the files that carry a digest, the checksums of segments and
+    /// quarantine, footers, schema, days without data; with `read_data` also every value of the day files, their
+    /// order, and that each row lies in its day.
     ///
     /// - Errors: a folder cannot be listed. What is wrong with a file is a finding, not an error.
-    pub fn verify(&self, read_data: bool, progress: &dyn Progress) -> Result<VerifyReport> {
+    pub fn verify(&self, options: &VerifyOptions, progress: &dyn Progress) -> Result<VerifyReport> {
         let started = Instant::now();
-        let mut report = VerifyReport { has_read_data: read_data, ..VerifyReport::default() };
-        let files = day_file::list(&self.dir)?;
+        let mut report = VerifyReport { has_read_data: options.read_data, ..VerifyReport::default() };
+        let mut files = day_file::list(&self.dir)?;
+        files.retain(|date, _| options.covers(*date));
         for (done, (date, path)) in files.iter().enumerate() {
             let (done, total) = (done as u64, files.len() as u64);
             progress.tick(&Tick { stage: "verify", done, total, unit: "days", detail: date.to_string() });
@@ -58,26 +86,42 @@ impl Buffer {
                 report.add(*date, path, format!("{error:#}"));
             }
         }
-        let open = self.open_dates()?;
-        for (date, dir) in &open {
+        for (date, dir) in self.open_dates()?.iter().filter(|(date, _)| options.covers(**date)) {
             for path in segment::list(dir)? {
                 report.n_segments += 1;
                 self.verify_segment(*date, &path, &mut report);
             }
         }
-        let dates: Vec<NaiveDate> = self.days()?.into_iter().map(|day| day.date).collect();
-        if let (Some(first), Some(last)) = (dates.first(), dates.last()) {
-            for date in calendar::days_between(*first, *last).filter(|date| !dates.contains(date)) {
-                let message = "there is no data for this day".to_owned();
-                report.findings.push(Finding { date, file: None, message });
-            }
-        }
+        self.verify_aggregates(options, &mut report)?;
+        self.verify_quarantine(options, &mut report)?;
+        self.find_missing_days(options, &mut report)?;
         report.duration_secs = started.elapsed().as_secs_f64();
         Ok(report)
     }
 
+    fn find_missing_days(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
+        let dates: Vec<NaiveDate> = self.days()?.into_iter().map(|day| day.date).collect();
+        let expected = match (options.day, dates.first(), dates.last()) {
+            (Some(day), ..) => vec![day],
+            (None, Some(first), Some(last)) => calendar::days_between(*first, *last).collect(),
+            _ => Vec::new(),
+        };
+        for date in expected.into_iter().filter(|date| dates.binary_search(date).is_err()) {
+            let message = "there is no data for this day".to_owned();
+            report.findings.push(Finding { date, file: None, message });
+        }
+        Ok(())
+    }
+
     fn verify_day(&self, date: NaiveDate, path: &Path, report: &mut VerifyReport) -> Result<()> {
+        let stamped = stamp::check(path)?;
+        if stamped == Stamped::Damaged {
+            report.add(date, path, "its bytes are not those that were sealed: the digest differs".to_owned());
+        }
         let mut file = ParquetFile::open(path)?;
+        if stamped == Stamped::Never {
+            self.judge_unstamped(date, path, &file, report)?;
+        }
         for key in ["timestamp", "server_name"] {
             if !file.has_column(key) {
                 report.add(date, path, format!("it has no column `{key}`"));
@@ -90,15 +134,57 @@ impl Buffer {
             report.add(date, path, format!("metric `{name}` {wrong}"));
         }
         if report.has_read_data {
-            let recorded = cache::recorded_sha256(&cache::path(&self.steps_dir, date), &FileId::of(path)?);
-            if let Some(recorded) = recorded
-                && recorded != fsx::sha256_file(path)?
-            {
-                report.add(date, path, "its bytes changed since they were aggregated: sha256 differs".into());
-            }
             return self.verify_rows(date, path, &mut file, report);
         }
         report.n_rows += file.n_rows() as u64;
+        Ok(())
+    }
+
+    /// A file without a digest of its own may have lost it, or differ from what was aggregated; else it is only named.
+    fn judge_unstamped(
+        &self,
+        date: NaiveDate,
+        path: &Path,
+        file: &ParquetFile,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
+        if day_file::must_be_stamped(file) {
+            report.add(date, path, "the digest that it was sealed with is damaged".to_owned());
+            return Ok(());
+        }
+        report.unstamped.push(date);
+        let recorded = cache::recorded_sha256(&cache::path(&self.steps_dir, date), &FileId::of(path)?);
+        if let Some(recorded) = recorded
+            && recorded != fsx::sha256_file(path)?
+        {
+            report.add(date, path, "its bytes changed since they were aggregated: sha256 differs".into());
+        }
+        Ok(())
+    }
+
+    /// Aggregates are derived: a damaged one is never read, and made anew by the next rotation.
+    fn verify_aggregates(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
+        for (date, path) in cache::list(&self.steps_dir)? {
+            if !options.covers(date) {
+                continue;
+            }
+            report.n_aggregates += 1;
+            if cache::is_damaged(&path) {
+                report.add(date, &path, "its bytes are not those that were aggregated".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_quarantine(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
+        for (date, path) in quarantine::files(&self.quarantine_dir)? {
+            if !options.covers(date) {
+                continue;
+            }
+            for line in quarantine::damaged_lines(&path)? {
+                report.add(date, &path, format!("line {line} is not as it was written"));
+            }
+        }
         Ok(())
     }
 
@@ -110,7 +196,8 @@ impl Buffer {
         report: &mut VerifyReport,
     ) -> Result<()> {
         let columns = file.numeric_columns();
-        let mut proof = Proof::default();
+        let recorded = file.value_of(proof::KEY).map(Checksums::parse).transpose()?;
+        let mut proof = recorded.as_ref().map(|sums| Proof::of_blocks(&columns, sums.block_rows));
         let bounds = self.is_cut_here(file).then(|| calendar::day_bounds_ms(date, self.zone));
         // Only the order of the rows is of interest here, which the builder checks.
         let mut order = StepBuilder::new(&self.schema, self.step_secs);
@@ -122,17 +209,16 @@ impl Buffer {
                 let is_inside = bounds.is_none_or(|(start, end)| (start..end).contains(&row.time_ms));
                 n_outside += u64::from(!is_inside);
                 n_disordered += u64::from(!order.push(row));
-                proof.add(row);
+                if let Some(proof) = &mut proof {
+                    proof.add(row);
+                }
             }
             Ok(())
         })?;
         report.n_rows += n_rows;
-        if file.value_of(CRC_KEY).is_some_and(|sealed| sealed != proof.text()) {
-            report.add(
-                date,
-                path,
-                "its rows are not those that were sealed: the checksum differs".to_owned(),
-            );
+        if proof.map(Proof::finish) != recorded {
+            let message = "its rows are not those that were sealed: their checksums differ";
+            report.add(date, path, message.to_owned());
         }
         let counts = [
             (n_without_key, "rows have no time that can be, or no server"),

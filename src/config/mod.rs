@@ -3,6 +3,7 @@
 //! Precedence is flags > environment > file > defaults; flags are the rim's business. A key that does not
 //! exist is an error with the nearest name. [`template`] writes the commented file of `init`.
 
+mod buffer;
 mod input;
 mod layers;
 mod prometheus;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Refusal;
 use crate::schema::{Metric, ProfileRule, Schema};
 
+pub use buffer::{BufferConfig, OldDays};
 pub use input::{ColumnRule, InputConfig, TimestampUnit};
 pub use layers::{Origin, Setting};
 pub use prometheus::{MAX_PAGE_POINTS, PrometheusConfig};
@@ -40,7 +42,7 @@ pub struct Config {
     pub timezone: Tz,
     /// Where day files lie; a folder outside the site is only read.
     pub data_buffer_dir: String,
-    /// Sealed days older than this are deleted by `buffer rotate`.
+    /// Sealed days older than this are deleted, or archived, by `buffer rotate`.
     pub data_retention_days: u32,
     /// Days one training reads.
     pub training_window_days: u32,
@@ -64,6 +66,7 @@ pub struct Config {
     /// Off: the quality checks of the exam are waived (never loading and sanity), and the log says so.
     pub require_validation: bool,
     pub max_training_duration_hours: f64,
+    pub buffer: BufferConfig,
     pub input: InputConfig,
     pub series: SeriesConfig,
     pub window: WindowConfig,
@@ -102,6 +105,7 @@ impl Default for Config {
             enable_auto_deploy: true,
             require_validation: true,
             max_training_duration_hours: 4.0,
+            buffer: BufferConfig::default(),
             input: InputConfig::default(),
             series: SeriesConfig::default(),
             window: WindowConfig::default(),
@@ -193,6 +197,7 @@ impl Config {
             self.max_training_duration_hours > 0.0 && self.max_training_duration_hours <= 8760.0,
             "max_training_duration_hours must be positive and at most 8760, a year",
         )?;
+        self.buffer.ensure_valid(&self.data_buffer_dir)?;
         self.input.ensure_valid(&self.schema(), &self.columns)?;
         self.series.ensure_valid()?;
         self.window.ensure_valid()?;
@@ -295,6 +300,8 @@ mod tests {
 
     #[test]
     fn impossible_values_are_refused() {
+        refused("[buffer]\narchive_dir = \"./data_buffer/\"", &[], "a folder of its own");
+        refused("[buffer]\nretention_action = \"burn\"", &[], "archive");
         refused("training_time = \"25:00\"", &[], "not a time");
         refused("timezone = \"Mars/Olympus\"", &[], "timezone");
         refused("[model]\ntargets = [\"nope\"]", &[], "`nope`");

@@ -54,7 +54,10 @@ const SCALARS: [(&str, &str); 15] = [
         "The one time zone of the site: it cuts the days, feeds the calendar inputs and dates the nights.",
     ),
     ("data_buffer_dir", "Where the day files lie. A folder outside the site is only read."),
-    ("data_retention_days", "Sealed days older than this are deleted by `buffer rotate`."),
+    (
+        "data_retention_days",
+        "Sealed days older than this are deleted (or archived: [buffer]) by `buffer rotate`.",
+    ),
     ("training_window_days", "Days one training reads."),
     ("training_time", "Local time of the nightly run."),
     ("epochs_per_day", "Epochs a night trains, and the first night of a lineage."),
@@ -75,7 +78,11 @@ const SCALARS: [(&str, &str); 15] = [
     ("max_training_duration_hours", "Training stops cleanly before this is over."),
 ];
 
-const SECTIONS: [(&str, &str); 10] = [
+const SECTIONS: [(&str, &str); 11] = [
+    (
+        "buffer",
+        "retention_action = \"archive\" moves days that are too old to archive_dir (another disk will do) instead of\ndeleting them. Rows are refused while less than min_free_disk_mb is free, so that open days can still be sealed.",
+    ),
     (
         "input",
         "What the sources call things. timestamp, server_name, profile and status are columns or members; server_tag\nis the tag of Telegraf records that names the server. timestamp_unit: what numeric times count (s, ms, us, ns;\nauto: s below 10^11, else ms). timestamp_zone: zone of times that name none, such as \"Europe/Berlin\"; empty:\nsuch times are refused. status_values = { up = \"healthy\" } gives a source's statuses the names used here.",

@@ -10,6 +10,7 @@
 mod digest;
 pub mod disk;
 mod lock;
+mod room;
 #[cfg(test)]
 pub mod simulated;
 mod staged;
@@ -26,6 +27,7 @@ use serde::de::DeserializeOwned;
 pub use digest::{FileDigest, MANIFEST, digest_dir, sha256_bytes, sha256_file, verify_digests};
 pub use disk::File;
 pub use lock::Lock;
+pub use room::ensure_room;
 pub use staged::{STAGING_PREFIX, StagedDir, sweep_staging};
 
 use staged::StagedFile;

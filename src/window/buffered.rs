@@ -5,6 +5,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::buffer::step_table::{StepOutline, StepTable};
 use crate::buffer::{Buffer, SourceDigest};
+use crate::fsx;
 use crate::progress::Progress;
 use crate::site::Site;
 
@@ -59,7 +60,11 @@ pub fn build(
     now: DateTime<Utc>,
     progress: &dyn Progress,
 ) -> Result<Window> {
-    build::build_from(&Buffer::open(site), site, request, now, progress)
+    fsx::ensure_room(&site.windows_dir(), site.config.buffer.min_free_bytes())?;
+    let buffer = Buffer::open(site);
+    // Retention leaves alone what is read here.
+    let _lease = buffer.lease(request.first_day(site, now), request.end_day(site, now))?;
+    build::build_from(&buffer, site, request, now, progress)
 }
 
 /// Examines what [`build()`] would build without writing a window; hard findings are part of the report.

@@ -37,6 +37,19 @@ pub struct WindowRequest {
     pub holdout_extra_days: u32,
 }
 
+impl WindowRequest {
+    /// The day after the last one to read.
+    pub(super) fn end_day(&self, site: &Site, now: DateTime<Utc>) -> NaiveDate {
+        self.end.unwrap_or_else(|| site.logical_date(now))
+    }
+
+    /// The first day to read.
+    pub(super) fn first_day(&self, site: &Site, now: DateTime<Utc>) -> NaiveDate {
+        let n_days = self.days.unwrap_or(site.config.training_window_days);
+        calendar::days_before(self.end_day(site, now), n_days)
+    }
+}
+
 /// Where step tables come from: the buffer, or a test.
 pub trait DaySource {
     /// Days with data, ascending.
@@ -145,9 +158,7 @@ pub fn recent_from(
 
 fn plan(source: &dyn DaySource, site: &Site, request: &WindowRequest, now: DateTime<Utc>) -> Result<Plan> {
     let config = &site.config;
-    let end_day = request.end.unwrap_or_else(|| site.logical_date(now));
-    let n_days = request.days.unwrap_or(config.training_window_days);
-    let first_day = calendar::days_before(end_day, n_days);
+    let (first_day, end_day) = (request.first_day(site, now), request.end_day(site, now));
     let asked = Asked { first_day, end_day };
     let dates = source.dates()?;
     let days: Vec<NaiveDate> =

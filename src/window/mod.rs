@@ -34,5 +34,5 @@ pub use grid::{Grid, Server};
 pub use manifest::Manifest;
 pub use quality::{Finding, QualityReport, Severity, Verdict};
 pub use split::Split;
-pub use store::{DamagedWindow, Window, latest, list, list_damaged, open, prune};
+pub use store::{DamagedWindow, Window, latest, list, list_damaged, open, prune, verify_all};
 pub use verify::{ChangedDay, WindowCheck};

@@ -145,6 +145,19 @@ pub fn list_damaged(site: &Site) -> Result<Vec<DamagedWindow>> {
     Ok(find_all(site)?.into_iter().filter_map(damaged).collect())
 }
 
+/// Every window that is not the one that was published: its manifest cannot be read, or a file has other bytes.
+///
+/// Also returns how many were looked at.
+pub fn verify_all(site: &Site) -> Result<(usize, Vec<DamagedWindow>)> {
+    let all = find_all(site)?;
+    let n_windows = all.len();
+    let damage = |(id, found): (String, Result<Window>)| {
+        let error = found.and_then(|window| window.verify()).err()?;
+        Some(DamagedWindow { id, error: format!("{error:#}") })
+    };
+    Ok((n_windows, all.into_iter().filter_map(damage).collect()))
+}
+
 /// Whatever looks like a window, by name.
 fn find_all(site: &Site) -> Result<Vec<(String, Result<Window>)>> {
     let mut all = Vec::new();

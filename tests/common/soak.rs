@@ -4,6 +4,7 @@
 //! be held against those that were sent and those that were acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,6 +45,15 @@ pub struct Outcome {
     pub n_acknowledged: usize,
     pub n_found: usize,
     pub secs: f64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kills, n_commands, n_sent, n_acknowledged, n_found, secs } = self;
+        let n_kills = self.n_kills();
+        write!(f, "{n_kills} kills of {n_commands} commands in {secs:.0} s {kills:?}: ")?;
+        write!(f, "{n_sent} rows sent, {n_acknowledged} acknowledged, {n_found} found")
+    }
 }
 
 impl Outcome {

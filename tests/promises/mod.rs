@@ -5,6 +5,7 @@ mod exit_codes;
 mod guards;
 mod increments;
 mod input;
+mod keeping;
 mod killed;
 mod layering;
 mod night;

@@ -169,7 +169,7 @@ impl Buffer {
         let oldest_ms = self.oldest_kept_ms(now);
         if range.n_left() > 0 && range.next_ms < oldest_ms {
             let oldest = calendar::day_of(oldest_ms, self.zone);
-            let days = self.retention_days;
+            let days = self.retention.kept_days;
             return Err(Refusal::usage(format!(
                 "the import begins at {}, and data_retention_days = {days} keeps nothing before {oldest}",
                 calendar::to_utc(range.next_ms).format("%Y-%m-%dT%H:%M:%SZ"),

@@ -166,7 +166,7 @@ impl Buffer {
     /// The first instant that retention keeps at `now`, epoch milliseconds: never before the year 2000.
     pub(in crate::buffer) fn oldest_kept_ms(&self, now: DateTime<Utc>) -> i64 {
         let today = calendar::day_of(now.timestamp_millis(), self.zone);
-        let oldest = calendar::days_before(today, self.retention_days);
+        let oldest = calendar::days_before(today, self.retention.kept_days);
         calendar::day_start(oldest, self.zone).timestamp_millis().max(YEAR_2000_MS)
     }
 }

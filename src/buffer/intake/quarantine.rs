@@ -1,10 +1,10 @@
 //! Where bad rows go: `quarantine/YYYY-MM-DD.ndjson` of the day they arrived, one JSON object per row with
-//! `at`, `file`, `line`, `reason`, `detail` and the first 4 KiB of its text.
+//! `at`, `file`, `line`, `reason`, `detail` and the first 4 KiB of its text, and last `crc32` of the line without it.
 //!
 //! Several appenders write to the same file; each adds whole lines while it holds `quarantine/.lock`.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -17,6 +17,12 @@ use super::record::Reject;
 
 /// How much of a bad row is kept.
 const MAX_RAW_BYTES: usize = 4096;
+/// Longer than any line written here: each byte of a row may take six, and names of files are bounded.
+const MAX_LINE_BYTES: u64 = 1 << 20;
+/// Held by whoever writes to the folder.
+const LOCK: &str = ".lock";
+/// How a line goes on where its last member would have ended it.
+const CRC_HEAD: &str = ",\"crc32\":\"";
 /// Lines are written once they take this much memory, or when rows are acknowledged.
 const BUFFER_BYTES: usize = 1 << 18;
 
@@ -77,8 +83,11 @@ impl Quarantine {
             detail: &reject.detail,
             raw: &raw,
         };
+        let start = self.pending.len();
         serde_json::to_writer(&mut self.pending, &entry).context("encode a bad row")?;
-        self.pending.push(b'\n');
+        let sum = crc32fast::hash(&self.pending[start..]);
+        self.pending.pop();
+        self.pending.extend(format!("{CRC_HEAD}{sum:08x}\"}}\n").as_bytes());
         if self.pending.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }
 
@@ -92,7 +101,7 @@ impl Quarantine {
         if is_first {
             fsx::create_dir_durable(&self.dir)?;
         }
-        let lock = self.dir.join(".lock");
+        let lock = self.dir.join(LOCK);
         let guard = File::open_or_create(&lock).and_then(|file| file.lock().map(|()| file));
         let _guard = guard.with_context(|| format!("lock {}", lock.display()))?;
         fsx::append_synced(&path, &self.pending)?;
@@ -130,6 +139,70 @@ pub(in crate::buffer) fn status(dir: &Path) -> Result<QuarantineStatus> {
         }
     }
     Ok(status)
+}
+
+/// Numbers of the lines in a file that are not as they were written; the last, if it was torn, among them.
+///
+/// A line without a checksum (an older program wrote it) only has to be JSON.
+pub(in crate::buffer) fn damaged_lines(path: &Path) -> Result<Vec<u64>> {
+    let mut file = BufReader::new(fs::File::open(path).with_context(|| format!("read {}", path.display()))?);
+    let (mut damaged, mut line, mut number) = (Vec::new(), Vec::new(), 0);
+    loop {
+        line.clear();
+        number += 1;
+        // No line of ours is longer; one that is cut here is damaged for that.
+        let n_read = (&mut file)
+            .take(MAX_LINE_BYTES)
+            .read_until(b'\n', &mut line)
+            .with_context(|| format!("read {}", path.display()))?;
+        if n_read == 0 {
+            return Ok(damaged);
+        }
+        if !is_as_written(&line) {
+            damaged.push(number);
+        }
+    }
+}
+
+/// Rewrites a file without its damaged lines, while no appender adds any.
+pub(in crate::buffer) fn drop_damaged_lines(path: &Path) -> Result<()> {
+    let lock = File::open_or_create(&path.with_file_name(LOCK)).context("open the lock of quarantine")?;
+    lock.lock().context("lock quarantine")?;
+    let damaged = damaged_lines(path)?;
+    fsx::write_durable_with(path, |target| {
+        let mut file = BufReader::new(fs::File::open(path)?);
+        let (mut line, mut number) = (Vec::new(), 0);
+        loop {
+            line.clear();
+            number += 1;
+            if (&mut file).take(MAX_LINE_BYTES).read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            if damaged.binary_search(&number).is_err() {
+                target.write_all(&line)?;
+            }
+        }
+    })
+}
+
+fn is_as_written(line: &[u8]) -> bool {
+    let Some(line) = line.strip_suffix(b"\n") else { return false };
+    let head_at = line.len().saturating_sub(CRC_HEAD.len() + 8 + 2);
+    let (entry, tail) = line.split_at(head_at);
+    let said = tail.strip_prefix(CRC_HEAD.as_bytes()).and_then(|tail| tail.strip_suffix(b"\"}"));
+    match said {
+        Some(said) => format!("{:08x}", crc32fast::hash(&[entry, b"}"].concat())).as_bytes() == said,
+        None => {
+            // An older line has no such member; one whose member was damaged still nearly has.
+            let value: Option<serde_json::Value> = serde_json::from_slice(line).ok();
+            value.is_some_and(|value| value.as_object().is_some_and(is_of_before_checksums))
+        }
+    }
+}
+
+fn is_of_before_checksums(entry: &serde_json::Map<String, serde_json::Value>) -> bool {
+    let known = ["at", "file", "line", "record", "reason", "detail", "raw"];
+    entry.keys().all(|key| known.contains(&key.as_str()))
 }
 
 /// The dated files in `dir`, ascending.

@@ -1,4 +1,5 @@
 //! The open days: folders of checksummed segments, one per appender, that grow until a rotation seals their day.
 
 pub(in crate::buffer) mod open_days;
+pub(in crate::buffer) mod rescue;
 pub(in crate::buffer) mod segment;

@@ -15,7 +15,7 @@ use chrono_tz::Tz;
 
 use crate::{calendar, fsx};
 
-use super::segment::SegmentWriter;
+use super::segment::{self, SegmentWriter};
 use crate::buffer::Buffer;
 use crate::buffer::rows::{Row, Rows};
 use crate::buffer::sealed::day_file;
@@ -29,6 +29,8 @@ const OVER_IDLE: Duration = Duration::from_secs(5);
 const OVER_AGE: Duration = Duration::from_secs(60);
 /// Segments written at the same time; a backfill of many days ends some and begins new ones.
 const MAX_WRITERS: usize = 64;
+/// How often room on the disk is looked for.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
 
 struct OpenDay {
     rows: Rows,
@@ -53,6 +55,9 @@ pub(in crate::buffer) struct OpenDays<'a> {
     written_ms: i64,
     /// The day of the last row with its bounds: rows mostly come in order.
     current: Option<(i64, i64, NaiveDate)>,
+    min_free_bytes: u64,
+    /// When room on the disk was looked for last.
+    room_seen_at: Option<Instant>,
 }
 
 impl<'a> OpenDays<'a> {
@@ -68,6 +73,8 @@ impl<'a> OpenDays<'a> {
             completes_rows: false,
             written_ms: i64::MIN,
             current: None,
+            min_free_bytes: buffer.min_free_bytes,
+            room_seen_at: None,
         }
     }
 
@@ -108,6 +115,9 @@ impl<'a> OpenDays<'a> {
 
     /// Writes what waits; it is durable after [`OpenDays::acknowledge`].
     fn write_blocks(&mut self, now_ms: i64) -> Result<()> {
+        if self.n_waiting > 0 {
+            self.ensure_room()?;
+        }
         self.written_ms = self.written_ms.max(now_ms);
         for (date, day) in &mut self.days {
             if day.rows.is_empty() {
@@ -133,6 +143,20 @@ impl<'a> OpenDays<'a> {
             self.sync()?;
             self.days.values_mut().for_each(|day| day.writer = None);
         }
+        Ok(())
+    }
+
+    /// Refuses before the disk is so full that the largest open day could not be sealed any more.
+    fn ensure_room(&mut self) -> Result<()> {
+        if self.room_seen_at.is_some_and(|at| at.elapsed() < ROOM_EVERY) {
+            return Ok(());
+        }
+        let mut largest = 0;
+        for entry in fsx::list_dir(self.open_dir)? {
+            largest = largest.max(segment::size_bytes(&entry.path())?);
+        }
+        fsx::ensure_room(self.open_dir, self.min_free_bytes.saturating_add(largest))?;
+        self.room_seen_at = Some(Instant::now());
         Ok(())
     }
 

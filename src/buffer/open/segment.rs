@@ -19,7 +19,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
@@ -29,9 +29,9 @@ use crate::buffer::rows::{NO_TEXT, Rows};
 
 const MAGIC: &[u8; 8] = b"tftseg\r\n";
 const FORMAT: u32 = 1;
-const MAX_HEADER_BYTES: u32 = 1 << 20;
-const MAX_FRAME_BYTES: u32 = 1 << 28;
-const FRAME_HEAD_BYTES: u64 = 8;
+pub(super) const MAX_HEADER_BYTES: u32 = 1 << 20;
+pub(super) const MAX_FRAME_BYTES: u32 = 1 << 28;
+pub(super) const FRAME_HEAD_BYTES: u64 = 8;
 const EXTENSION: &str = "seg";
 const LOCK_EXTENSION: &str = "lock";
 
@@ -44,6 +44,19 @@ pub(in crate::buffer) struct Header {
     /// A metric that a row lacks keeps the value of an earlier row with the same key; else later rows replace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub completes_rows: bool,
+}
+
+impl Header {
+    pub fn new(metrics: &[String], schema_digest: &str, completes_rows: bool) -> Self {
+        let (schema_digest, metrics) = (schema_digest.to_owned(), metrics.to_vec());
+        Self { format: FORMAT, schema_digest, metrics, completes_rows }
+    }
+
+    /// - Errors: a newer program wrote the segment.
+    pub(super) fn ensure_known(&self) -> Result<()> {
+        ensure!(self.format <= FORMAT, "it has format {}, this program reads up to {FORMAT}", self.format);
+        Ok(())
+    }
 }
 
 /// The lock that keeps rotations from looking while writers make segments.
@@ -61,6 +74,16 @@ pub(in crate::buffer) fn day_dir(open_dir: &Path, day: NaiveDate) -> PathBuf {
 /// The segments in the folder of a day, in the order they were begun.
 pub(in crate::buffer) fn list(day_dir: &Path) -> Result<Vec<PathBuf>> {
     list_by_extension(day_dir, EXTENSION)
+}
+
+/// Bytes of the segments in the folder of a day; one that is sealed meanwhile counts for nothing.
+pub(in crate::buffer) fn size_bytes(day_dir: &Path) -> Result<u64> {
+    if !day_dir.is_dir() {
+        return Ok(0);
+    }
+    let sizes =
+        list(day_dir)?.into_iter().map(|path| fs::metadata(path).map_or(0, |metadata| metadata.len()));
+    Ok(sizes.sum())
 }
 
 fn list_by_extension(day_dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
@@ -89,7 +112,7 @@ pub(in crate::buffer) fn claim_finished(day_dir: &Path) -> Result<(Vec<PathBuf>,
 }
 
 /// Whether a writer holds this lock file.
-fn is_live(lock: &Path) -> Result<bool> {
+pub(in crate::buffer) fn is_live(lock: &Path) -> Result<bool> {
     let file = match fs::File::open(lock) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         file => file.with_context(|| format!("open {}", lock.display()))?,
@@ -141,7 +164,7 @@ impl SegmentWriter {
         let lock = create(&lock_path)?;
         lock.lock().with_context(|| format!("lock {}", lock_path.display()))?;
         let mut file = create(&path)?;
-        let header = encode_header(metrics, schema_digest, completes_rows);
+        let header = encode_header(&Header::new(metrics, schema_digest, completes_rows));
         file.write_all(&header).with_context(|| format!("write {}", path.display()))?;
         Ok(Self {
             file,
@@ -166,6 +189,11 @@ impl SegmentWriter {
         self.is_broken = false;
         self.size_bytes += self.frame.len() as u64;
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Makes all rows appended so far durable, and the name of the segment; those of its folders are.
@@ -199,10 +227,15 @@ fn next_number(dir: &Path) -> Result<u64> {
     Ok(list(dir)?.iter().filter_map(number).max().unwrap_or(0) + 1)
 }
 
-fn encode_header(metrics: &[String], schema_digest: &str, completes_rows: bool) -> Vec<u8> {
-    let (schema_digest, metrics) = (schema_digest.to_owned(), metrics.to_vec());
-    let header = Header { format: FORMAT, schema_digest, metrics, completes_rows };
-    let json = serde_json::to_vec(&header).expect("plain data always encodes");
+/// A name for a segment that takes the place of the one at `path` in the order of segments.
+pub(super) fn name_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let number = name.split('-').next().unwrap_or_default();
+    path.with_file_name(format!("{number}-{}-{:08x}.{EXTENSION}", std::process::id(), fsx::nonce()))
+}
+
+pub(super) fn encode_header(header: &Header) -> Vec<u8> {
+    let json = serde_json::to_vec(header).expect("plain data always encodes");
     let mut bytes = MAGIC.to_vec();
     bytes.extend((json.len() as u32).to_le_bytes());
     bytes.extend(&json);
@@ -238,7 +271,7 @@ fn encode_frame(rows: &Rows, written_ms: i64, frame: &mut Vec<u8>) -> Result<()>
     Ok(())
 }
 
-fn frame_crc(length: [u8; 4], payload: &[u8]) -> u32 {
+pub(super) fn frame_crc(length: [u8; 4], payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&length);
     hasher.update(payload);
@@ -277,10 +310,8 @@ impl SegmentReader {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => (None, 0),
             found => found.with_context(|| format!("read {}", path.display()))?,
         };
-        if let Some(header) = &header
-            && header.format > FORMAT
-        {
-            bail!("{} has format {}, this program reads up to {FORMAT}", path.display(), header.format);
+        if let Some(header) = &header {
+            header.ensure_known().with_context(|| format!("read {}", path.display()))?;
         }
         Ok(Self { path: path.to_owned(), file, size_bytes, header, offset, payload: Vec::new() })
     }
@@ -353,7 +384,7 @@ fn read_array<const N: usize>(file: &mut impl Read) -> io::Result<[u8; N]> {
 }
 
 /// The header and its length; `None` where it is damaged.
-fn read_header(file: &mut impl Read) -> io::Result<(Option<Header>, u64)> {
+pub(super) fn read_header(file: &mut impl Read) -> io::Result<(Option<Header>, u64)> {
     let magic: [u8; 8] = read_array(file)?;
     let length = u32::from_le_bytes(read_array(file)?);
     if magic != *MAGIC || length > MAX_HEADER_BYTES {
@@ -561,7 +592,7 @@ mod tests {
         bytes.extend(crc32fast::hash(header).to_le_bytes());
         let path = dir.path().join("x.seg");
         fs::write(&path, bytes).unwrap();
-        assert!(SegmentReader::open(&path).err().unwrap().to_string().contains("reads up to 1"));
+        assert!(format!("{:#}", SegmentReader::open(&path).err().unwrap()).contains("reads up to 1"));
     }
 
     #[test]

@@ -3,34 +3,54 @@
 //! Columns: `timestamp` (datetime in ms, UTC), `server_name`, `profile` and `status` where any row has one, then
 //! one float32 column per metric, null where a value is missing. Sorted by server and time, keys unique, zstd.
 //! The file's own metadata says which zone cut it (`tftctl.zone`), so that files that were cut otherwise are known,
-//! and has a checksum of all rows (`tftctl.rows_crc32`) and a digest of the whole file ([`stamp`]), because parquet pages
+//! and has checksums of its rows ([`super::proof`]) and a digest of the whole file ([`stamp`]), because parquet pages
 //! have none. It has no arrow schema, which older readers stumble over; the parquet types say everything.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use chrono::NaiveDate;
 use polars::prelude::{
     Column, Float32Chunked, Int64Chunked, IntoColumn, IntoSeries, NewChunkedArray, PlSmallStr, TimeUnit,
     TimeZone,
 };
 
+use crate::error::HintExt;
 use crate::fsx::{self, File};
 
 use super::parquet_rows::ParquetFile;
+use super::proof::{self, Checksums, Proof};
 use super::row_groups::{Columns, GroupWriter};
-use super::stamp;
+use super::stamp::{self, Stamped};
 use crate::buffer::merge::Sorted;
-use crate::buffer::rows::Row;
 
 /// Rows per row group.
 pub(in crate::buffer) const GROUP_ROWS: usize = 1 << 19;
 
 /// Names of the file's own metadata.
 pub(in crate::buffer) const ZONE_KEY: &str = "tftctl.zone";
-pub(in crate::buffer) const CRC_KEY: &str = "tftctl.rows_crc32";
+pub(in crate::buffer) const FORMAT_KEY: &str = "tftctl.format";
 pub(in crate::buffer) const SERVERS_KEY: &str = "tftctl.n_servers";
+
+/// What is written here: since 2, files are stamped and have checksums of their rows.
+pub(in crate::buffer) const FORMAT: u32 = 2;
+
+/// Whether a file says that it was sealed with a stamp.
+pub(in crate::buffer) fn must_be_stamped(file: &ParquetFile) -> bool {
+    file.value_of(FORMAT_KEY).and_then(|format| format.parse::<u32>().ok()).is_some_and(|format| format >= 2)
+}
+
+/// Checks that a file is the one that was stamped; one without a stamp passes.
+///
+/// - Errors: it is damaged, with the hint to mend it; or it cannot be read.
+pub(in crate::buffer) fn ensure_whole(path: &Path, date: NaiveDate) -> Result<()> {
+    if stamp::check(path)? != Stamped::Damaged {
+        return Ok(());
+    }
+    Err(anyhow!("{}: its bytes are not those that were sealed", path.display()))
+        .hint(|| format!("`tftctl buffer repair --day {date}` keeps what can be read of it"))
+}
 
 /// The file of a day in `dir`.
 pub(in crate::buffer) fn path(dir: &Path, date: NaiveDate) -> PathBuf {
@@ -64,41 +84,6 @@ pub(in crate::buffer) struct Layout {
 /// Takes sorted rows, group by group.
 pub(in crate::buffer) type Take<'a> = &'a mut dyn FnMut(&Sorted) -> Result<()>;
 
-/// A count and a checksum of rows in their order: equal before writing and after reading back.
-#[derive(Clone, Debug, Default)]
-pub(in crate::buffer) struct Proof {
-    n_rows: u64,
-    crc: crc32fast::Hasher,
-    /// The bytes of one row: the checksum is faster over many at once.
-    row: Vec<u8>,
-}
-
-impl Proof {
-    pub fn add(&mut self, row: Row<'_>) {
-        self.n_rows += 1;
-        self.row.clear();
-        self.row.extend(row.time_ms.to_le_bytes());
-        for text in [Some(row.server), row.profile, row.status] {
-            self.row.extend(text.unwrap_or("\0").as_bytes());
-            self.row.push(b'\n');
-        }
-        for value in row.values {
-            let bits = if value.is_nan() { u32::MAX } else { value.to_bits() };
-            self.row.extend(bits.to_le_bytes());
-        }
-        self.crc.update(&self.row);
-    }
-
-    /// The checksum, as the metadata has it.
-    pub fn text(&self) -> String {
-        format!("{:08x}", self.crc.clone().finalize())
-    }
-
-    fn says(&self) -> (u64, String) {
-        (self.n_rows, self.text())
-    }
-}
-
 /// Writes the rows that `produce` passes on, in their order, reads them back and checks them, and then puts the
 /// file under its name. Returns the number of rows.
 ///
@@ -110,11 +95,10 @@ pub(in crate::buffer) fn write(
 ) -> Result<u64> {
     let mut n_rows = 0;
     fsx::write_durable_with(path, |file| {
-        let mut proof = Proof::default();
-        write_groups(file, layout, &mut proof, produce)?;
+        let written = write_groups(file, layout, produce)?;
         stamp::seal(file)?;
-        n_rows = proof.n_rows;
-        read_back(file, layout, proof)
+        n_rows = written.n_rows as u64;
+        read_back(file, layout, &written)
     })?;
     Ok(n_rows)
 }
@@ -122,9 +106,9 @@ pub(in crate::buffer) fn write(
 fn write_groups(
     file: &File,
     layout: &Layout,
-    proof: &mut Proof,
     produce: &mut dyn FnMut(Take<'_>) -> Result<()>,
-) -> Result<()> {
+) -> Result<Checksums> {
+    let mut proof = Proof::new(&layout.metrics);
     let columns = Columns {
         metrics: layout.metrics.clone(),
         has_profile: layout.has_profile,
@@ -138,11 +122,13 @@ fn write_groups(
         }
         Ok(())
     })?;
-    ensure!(proof.n_rows > 0, "a day file needs rows");
+    let written = proof.finish();
+    ensure!(written.n_rows > 0, "a day file needs rows");
     let mut pairs = layout.metadata.clone();
-    pairs.push((CRC_KEY.to_owned(), proof.text()));
+    pairs.push((proof::KEY.to_owned(), written.text()));
     pairs.push(stamp::blank());
-    writer.finish(pairs)
+    writer.finish(pairs)?;
+    Ok(written)
 }
 
 /// A column of times in ms, UTC.
@@ -159,8 +145,8 @@ pub(in crate::buffer) fn float_column(name: &str, values: impl Iterator<Item = f
     Float32Chunked::from_iter_options(PlSmallStr::from_str(name), options).into_series().into_column()
 }
 
-fn read_back(file: &File, layout: &Layout, written: Proof) -> Result<()> {
-    let mut found = Proof::default();
+fn read_back(file: &File, layout: &Layout, written: &Checksums) -> Result<()> {
+    let mut found = Proof::new(&layout.metrics);
     let mut reader = ParquetFile::of(file.reader()?).context("read it back")?;
     let n_without_key = reader
         .read_rows(&layout.metrics, None, &mut |rows| {
@@ -168,9 +154,6 @@ fn read_back(file: &File, layout: &Layout, written: Proof) -> Result<()> {
             Ok(())
         })
         .context("read it back")?;
-    ensure!(
-        n_without_key == 0 && written.says() == found.says(),
-        "what was read back is not what was written"
-    );
+    ensure!(n_without_key == 0 && *written == found.finish(), "what was read back is not what was written");
     Ok(())
 }

@@ -44,6 +44,8 @@ pub(in crate::buffer) struct ParquetFile {
 
 /// Columns that are not metrics, in the files of this program.
 const KEYS: [&str; 4] = ["timestamp", "server_name", "profile", "status"];
+/// Those of them that a row may lack.
+pub(in crate::buffer) const LABELS: [&str; 2] = ["profile", "status"];
 
 /// Which columns of a file to read, and as what.
 pub(in crate::buffer) struct Columns<'a> {
@@ -58,6 +60,15 @@ impl<'a> Columns<'a> {
     pub fn plain(metrics: &'a [String]) -> Self {
         let values = metrics.iter().enumerate().map(|(idx, name)| (name.as_str(), Target::plain(idx)));
         Self { keys: KEYS, values: values.collect(), n_metrics: metrics.len() }
+    }
+
+    /// The same without those labels that are not in `labels`.
+    pub fn with_labels(mut self, labels: &[&str]) -> Self {
+        for key in self.keys.iter_mut().filter(|key| LABELS.contains(key) && !labels.contains(key)) {
+            // No column has this name.
+            *key = "";
+        }
+        self
     }
 
     /// The columns of `names` that `fields` knows.

@@ -7,17 +7,47 @@ use anyhow::{Context, Result};
 use chrono::NaiveDate;
 use serde::{Serialize, Serializer};
 
+use crate::config::OldDays;
 use crate::{calendar, fsx};
 
 /// Deleted files have this before their name until they are gone.
 const ASIDE_PREFIX: &str = ".deleted-";
 
+/// What happens to one sealed day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RetentionAction {
+    Keep,
+    Delete,
+    /// Copied to the archive, and then deleted.
+    Archive,
+}
+
 /// What happens to one sealed day, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RetentionDecision {
     pub date: NaiveDate,
-    pub delete: bool,
+    pub action: RetentionAction,
     pub reason: RetentionReason,
+}
+
+impl RetentionDecision {
+    /// Whether the day stays although it is too old.
+    pub fn is_held(&self) -> bool {
+        let is_plain = matches!(self.reason, RetentionReason::Future | RetentionReason::Age { .. });
+        self.action == RetentionAction::Keep && !is_plain
+    }
+}
+
+/// Which days a site keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionPolicy {
+    /// Days before today that are kept.
+    pub kept_days: u32,
+    /// Days that a training window reads.
+    pub window_days: u32,
+    /// What happens to the others.
+    pub old_days: OldDays,
 }
 
 /// Why a day goes or stays; shown, and serialized, as a sentence.
@@ -27,8 +57,14 @@ pub enum RetentionReason {
     Future,
     /// Its age alone decides: older than `kept_days`, or not.
     Age { age_days: i64, kept_days: u32 },
-    /// It is too old, but so is every other day.
+    /// It is too old, but the next training window reads it.
+    Window { age_days: i64, window_days: u32 },
+    /// It is too old, but so is every other day up to today.
     WouldDeleteAll { age_days: i64 },
+    /// It is too old, but a running job reads it.
+    Reading,
+    /// It is too old, but rows that came late are not merged yet.
+    LateRows,
 }
 
 impl fmt::Display for RetentionReason {
@@ -37,8 +73,13 @@ impl fmt::Display for RetentionReason {
             Self::Future => f.write_str("its date lies in the future"),
             Self::Age { age_days, kept_days } => write!(f, "{age_days} days old, {kept_days} are kept"),
             Self::WouldDeleteAll { age_days } => {
-                write!(f, "{age_days} days old, but the policy would delete every day")
+                write!(f, "{age_days} days old, but the policy would let every day go")
             }
+            Self::Window { age_days, window_days } => {
+                write!(f, "{age_days} days old, but a training window reads {window_days} days")
+            }
+            Self::Reading => f.write_str("too old, but a running job reads it"),
+            Self::LateRows => f.write_str("too old, but late rows wait to be merged"),
         }
     }
 }
@@ -51,22 +92,40 @@ impl Serialize for RetentionReason {
 
 /// Decides about every sealed day; `today` is the date of the site's zone.
 ///
-/// Days more than `retention_days` before today go. Days in the future stay. Where that would delete every day
-/// (a clock that is years ahead, a buffer that was asleep), nothing is deleted.
-pub fn plan_retention(days: &[NaiveDate], today: NaiveDate, retention_days: u32) -> Vec<RetentionDecision> {
-    let oldest_kept = calendar::days_before(today, retention_days);
+/// Days more than `policy.kept_days` before today go. Those in the future stay, those that a training window of today
+/// reads, and those that `hold` names a reason for. Where no day up to today would be left (a clock that is years
+/// ahead, a buffer that was asleep), all stay.
+pub fn plan_retention(
+    days: &[NaiveDate],
+    today: NaiveDate,
+    policy: &RetentionPolicy,
+    hold: &dyn Fn(NaiveDate) -> Option<RetentionReason>,
+) -> Vec<RetentionDecision> {
+    let oldest_kept = calendar::days_before(today, policy.kept_days);
+    let oldest_read = calendar::days_before(today, policy.window_days);
     let is_old = |date: NaiveDate| date < oldest_kept;
-    let would_delete_all = !days.is_empty() && days.iter().all(|date| is_old(*date));
+    let would_delete_all = days.iter().filter(|date| **date <= today).all(|date| is_old(*date));
+    let going = match policy.old_days {
+        OldDays::Delete => RetentionAction::Delete,
+        OldDays::Archive => RetentionAction::Archive,
+    };
     let decide = |date: &NaiveDate| {
         let age_days = (today - *date).num_days();
-        let reason = if *date > today {
-            RetentionReason::Future
-        } else if is_old(*date) && would_delete_all {
-            RetentionReason::WouldDeleteAll { age_days }
+        let by_age = RetentionReason::Age { age_days, kept_days: policy.kept_days };
+        let (action, reason) = if *date > today {
+            (RetentionAction::Keep, RetentionReason::Future)
+        } else if !is_old(*date) {
+            (RetentionAction::Keep, by_age)
+        } else if *date >= oldest_read {
+            (RetentionAction::Keep, RetentionReason::Window { age_days, window_days: policy.window_days })
+        } else if would_delete_all {
+            (RetentionAction::Keep, RetentionReason::WouldDeleteAll { age_days })
+        } else if let Some(reason) = hold(*date) {
+            (RetentionAction::Keep, reason)
         } else {
-            RetentionReason::Age { age_days, kept_days: retention_days }
+            (going, by_age)
         };
-        RetentionDecision { date: *date, delete: is_old(*date) && !would_delete_all, reason }
+        RetentionDecision { date: *date, action, reason }
     };
     days.iter().map(decide).collect()
 }
@@ -102,13 +161,24 @@ mod tests {
     use super::*;
     use std::fs;
 
+    fn policy(kept_days: u32, window_days: u32) -> RetentionPolicy {
+        RetentionPolicy { kept_days, window_days, old_days: OldDays::Delete }
+    }
+
+    fn dates(days: &[&str]) -> Vec<NaiveDate> {
+        days.iter().map(|day| day.parse().unwrap()).collect()
+    }
+
+    fn plan(days: &[&str], today: &str, policy: &RetentionPolicy) -> Vec<RetentionDecision> {
+        plan_retention(&dates(days), today.parse().unwrap(), policy, &|_| None)
+    }
+
     #[track_caller]
-    fn case(days: &[&str], today: &str, retention_days: u32, deleted: &[&str]) {
-        let days: Vec<NaiveDate> = days.iter().map(|day| day.parse().unwrap()).collect();
-        let plan = plan_retention(&days, today.parse().unwrap(), retention_days);
+    fn case(days: &[&str], today: &str, kept_days: u32, expected: &[&str]) {
+        let plan = plan(days, today, &policy(kept_days, 0));
         assert_eq!(plan.len(), days.len());
-        let found: Vec<String> = plan.iter().filter(|d| d.delete).map(|d| d.date.to_string()).collect();
-        assert_eq!(found, deleted);
+        let deleted = plan.iter().filter(|decision| decision.action == RetentionAction::Delete);
+        assert_eq!(deleted.map(|decision| decision.date).collect::<Vec<_>>(), dates(expected));
     }
 
     #[test]
@@ -124,22 +194,44 @@ mod tests {
     #[test]
     fn a_policy_that_would_delete_everything_deletes_nothing() {
         case(&["2024-01-01", "2024-01-02"], "2034-01-01", 60, &[]);
-        let days = ["2024-01-01".parse().unwrap()];
-        assert!(is_refused(&plan_retention(&days, "2034-01-01".parse().unwrap(), 60)));
-        assert!(!is_refused(&plan_retention(&days, "2024-01-05".parse().unwrap(), 60)));
+        // A day that a wrong clock has put into the future is no reason to delete the others.
+        case(&["2024-01-01", "2024-01-02", "2035-01-01"], "2034-01-01", 60, &[]);
+        assert!(is_refused(&plan(&["2024-01-01"], "2034-01-01", &policy(60, 30))));
+        assert!(!is_refused(&plan(&["2024-01-01"], "2024-01-05", &policy(60, 30))));
+    }
+
+    #[test]
+    fn what_a_window_or_a_job_reads_stays() {
+        let days = ["2024-01-01", "2024-01-08", "2024-01-09", "2024-01-20"];
+        let first =
+            |decision: &RetentionDecision| (decision.date == dates(&days)[0]).then_some(decision.reason);
+        let held = |date: NaiveDate| (date == dates(&days)[0]).then_some(RetentionReason::Reading);
+        let today = "2024-01-20".parse().unwrap();
+        let plan = plan_retention(&dates(&days), today, &policy(5, 12), &held);
+        assert_eq!(plan.iter().find_map(first), Some(RetentionReason::Reading));
+        let kept: Vec<String> = plan.iter().map(|decision| decision.reason.to_string()).collect();
+        assert_eq!(kept[1], "12 days old, but a training window reads 12 days");
+        assert!(plan.iter().all(|decision| decision.action == RetentionAction::Keep));
+        let archive = RetentionPolicy { old_days: OldDays::Archive, ..policy(5, 11) };
+        let plan = plan_retention(&dates(&days), today, &archive, &held);
+        let actions = plan.iter().map(|decision| decision.action).collect::<Vec<_>>();
+        use RetentionAction::{Archive, Keep};
+        assert_eq!(actions, [Keep, Archive, Keep, Keep]);
     }
 
     #[test]
     fn every_decision_has_a_reason() {
-        let days: Vec<NaiveDate> =
-            ["2024-01-01", "2024-01-10", "2024-02-01"].map(|day| day.parse().unwrap()).to_vec();
-        let plan = plan_retention(&days, "2024-01-20".parse().unwrap(), 15);
+        let plan = plan(&["2024-01-01", "2024-01-10", "2024-02-01"], "2024-01-20", &policy(15, 0));
         let reasons: Vec<String> = plan.iter().map(|decision| decision.reason.to_string()).collect();
         assert_eq!(
             reasons,
             ["19 days old, 15 are kept", "10 days old, 15 are kept", "its date lies in the future"]
         );
-        assert_eq!(serde_json::to_value(&plan[2]).unwrap()["reason"], "its date lies in the future");
+        let json = serde_json::to_value(&plan[0]).unwrap();
+        assert_eq!(
+            (json["action"].as_str(), json["reason"].as_str()),
+            (Some("delete"), Some(reasons[0].as_str()))
+        );
     }
 
     #[test]

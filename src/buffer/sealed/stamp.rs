@@ -4,7 +4,7 @@
 //! key-value metadata, [`blank`]: `tftctl.stamp` with 72 zeros. [`seal`] then works on the finished file, whoever
 //! wrote it: it finds the zeros in the footer and replaces them by the sha256 of the file as it is (64 hexadecimal
 //! digits) and the crc32 of its footer (8). [`check`] puts the zeros back in thought and compares. The second number
-//! locates one flipped bit of the footer, which [`mend_footer`] turns back: a footer is small, but without it no row of
+//! locates one flipped bit of the footer, which [`mended_end`] turns back: a footer is small, but without it no row of
 //! the file can be read.
 //!
 //! A file without a stamp is not damaged, it is from elsewhere (or older); who wrote it knows whether it should have one.
@@ -48,6 +48,8 @@ struct Footer {
     /// Where it begins in the file.
     start: u64,
     bytes: Vec<u8>,
+    /// What follows it in the file.
+    trailer: Vec<u8>,
     /// Where the digits lie in `bytes`.
     digits_at: Option<usize>,
 }
@@ -67,8 +69,9 @@ impl Footer {
     fn of_length(file: &mut (impl Read + Seek), size_bytes: u64, n_bytes: u32) -> Result<Option<Self>> {
         let Some(start) = size_bytes.checked_sub(TRAILER_BYTES + u64::from(n_bytes)) else { return Ok(None) };
         let bytes = read_at(file, start, n_bytes as usize)?;
+        let trailer = read_at(file, size_bytes - TRAILER_BYTES, TRAILER_BYTES as usize)?;
         let digits_at = find_digits(&bytes);
-        Ok(Some(Self { start, bytes, digits_at }))
+        Ok(Some(Self { start, bytes, trailer, digits_at }))
     }
 
     fn digits(&self) -> Option<&[u8]> {
@@ -106,7 +109,7 @@ pub(in crate::buffer) fn seal(file: &mut (impl Read + Write + Seek)) -> Result<(
     let footer = Footer::read(file)?.context("stamp it: it has no footer")?;
     let at = footer.digits_at.context("stamp it: its writer left no room for a stamp")?;
     ensure!(footer.digits() == Some(&[b'0'; N_DIGITS]), "stamp it: it is stamped already");
-    let digits = digits_of(file, &footer)?;
+    let digits = digits_of(file, &footer, &footer.trailer)?;
     file.seek(SeekFrom::Start(footer.start + at as u64))?;
     file.write_all(digits.as_bytes())?;
     file.seek(SeekFrom::End(0))?;
@@ -122,14 +125,24 @@ pub(in crate::buffer) fn check(path: &Path) -> Result<Stamped> {
         let mut file = File::open(path)?;
         let Some(footer) = Footer::read(&mut file)? else { return Ok(Stamped::Never) };
         let Some(found) = footer.digits() else { return Ok(Stamped::Never) };
-        let is_whole = digits_of(&mut file, &footer)?.as_bytes() == found;
+        let is_whole = digits_of(&mut file, &footer, &footer.trailer)?.as_bytes() == found;
         Ok(if is_whole { Stamped::Whole } else { Stamped::Damaged })
     };
     check().with_context(|| format!("read {}", path.display()))
 }
 
+/// Whether the footer of the file at `path` is the one that was sealed, whatever became of the pages.
+pub(in crate::buffer) fn is_footer_whole(path: &Path) -> Result<bool> {
+    let check = || -> Result<bool> {
+        let Some(footer) = Footer::read(&mut File::open(path)?)? else { return Ok(false) };
+        let said = footer.digits().map(|digits| &digits[N_SHA_DIGITS..]);
+        Ok(said == Some(format!("{:08x}", footer.crc()).as_bytes()))
+    };
+    check().with_context(|| format!("read {}", path.display()))
+}
+
 /// The digits that belong into a file with this footer.
-fn digits_of(file: &mut (impl Read + Seek), footer: &Footer) -> Result<String> {
+fn digits_of(file: &mut (impl Read + Seek), footer: &Footer, trailer: &[u8]) -> Result<String> {
     let mut hasher = Sha256::new();
     hash_to(file, footer.start, &mut hasher)?;
     let mut bytes = footer.bytes.clone();
@@ -137,10 +150,7 @@ fn digits_of(file: &mut (impl Read + Seek), footer: &Footer) -> Result<String> {
         bytes[at..at + N_DIGITS].fill(b'0');
     }
     hasher.update(&bytes);
-    let mut trailer = Vec::new();
-    file.seek(SeekFrom::Start(footer.start + bytes.len() as u64))?;
-    file.read_to_end(&mut trailer)?;
-    hasher.update(&trailer);
+    hasher.update(trailer);
     let sha256: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("{sha256}{:08x}", footer.crc()))
 }
@@ -159,36 +169,50 @@ fn hash_to(file: &mut (impl Read + Seek), n_bytes: u64, hasher: &mut Sha256) -> 
     Ok(())
 }
 
-/// Turns back the one flipped bit that a footer or its trailer can have; true if that made the file whole again.
+/// The end of a file whose footer or trailer had one bit flipped, with that bit turned back: where it begins, and its bytes.
 ///
-/// Works on a copy of the damaged file. The footer's crc32 says which bit it is, and the sha256 whether it was that.
-pub(in crate::buffer) fn mend_footer(file: &mut (impl Read + Write + Seek)) -> Result<bool> {
+/// The footer's crc32 says which bit it is, and the sha256 whether it was that. `None`: it was something else.
+pub(in crate::buffer) fn mended_end(file: &mut (impl Read + Seek)) -> Result<Option<(u64, Vec<u8>)>> {
     let size_bytes = file.seek(SeekFrom::End(0))?;
     if size_bytes < 4 + TRAILER_BYTES {
-        return Ok(false);
+        return Ok(None);
     }
-    let trailer_at = size_bytes - TRAILER_BYTES;
-    let trailer = read_at(file, trailer_at, TRAILER_BYTES as usize)?;
+    let trailer = read_at(file, size_bytes - TRAILER_BYTES, TRAILER_BYTES as usize)?;
     let said = u32::from_le_bytes(trailer[..4].try_into().expect("four bytes"));
+    if let Some(mut footer) = Footer::of_length(file, size_bytes, said)?
+        && mend_digits(file, &mut footer)?
+    {
+        return Ok(Some((footer.start, [footer.bytes, trailer].concat())));
+    }
     for n_bytes in std::iter::once(said).chain((0..32).map(|bit| said ^ (1 << bit))) {
         let Some(mut footer) = Footer::of_length(file, size_bytes, n_bytes)? else { continue };
-        let is_mended = mend_bit(&mut footer);
-        if !is_mended {
+        if !mend_bit(&mut footer) {
             continue;
         }
-        file.seek(SeekFrom::Start(footer.start))?;
-        file.write_all(&footer.bytes)?;
-        file.write_all(&n_bytes.to_le_bytes())?;
-        file.write_all(&MAGIC)?;
-        let is_whole = footer.digits() == Some(digits_of(file, &footer)?.as_bytes());
+        let trailer = [n_bytes.to_le_bytes(), MAGIC].concat();
+        let is_whole = footer.digits() == Some(digits_of(file, &footer, &trailer)?.as_bytes());
         if is_whole {
-            return Ok(true);
+            return Ok(Some((footer.start, [footer.bytes, trailer].concat())));
         }
-        // Not that: as it was.
-        file.seek(SeekFrom::Start(trailer_at))?;
-        file.write_all(&trailer)?;
     }
-    Ok(false)
+    Ok(None)
+}
+
+/// Turns back one flipped bit of the digits themselves, where everything else is what they stand for.
+fn mend_digits(file: &mut (impl Read + Seek), footer: &mut Footer) -> Result<bool> {
+    let Some(at) = footer.digits_at else { return Ok(false) };
+    let wanted = digits_of(file, footer, &footer.trailer)?;
+    let found = &mut footer.bytes[at..at + N_DIGITS];
+    let is_mended = n_flipped(found, wanted.as_bytes()) == 1;
+    if is_mended {
+        found.copy_from_slice(wanted.as_bytes());
+    }
+    Ok(is_mended)
+}
+
+/// Bits in which two texts of the same length differ.
+fn n_flipped(found: &[u8], wanted: &[u8]) -> u32 {
+    found.iter().zip(wanted).map(|(found, wanted)| (found ^ wanted).count_ones()).sum()
 }
 
 /// Turns back one flipped bit of a footer, if its crc32 says that there is one at most.
@@ -212,12 +236,8 @@ fn mend_bit(footer: &mut Footer) -> bool {
 /// Restores the key and the head of the stamp's value where one bit of them was flipped.
 fn mend_head(footer: &mut Footer) -> bool {
     let head = [KEY.as_bytes(), &VALUE_HEAD].concat();
-    let n_wrong = |window: &[u8]| -> u32 {
-        window.iter().zip(&head).map(|(found, wanted)| (found ^ wanted).count_ones()).sum()
-    };
-    let Some(at) = footer.bytes.windows(head.len()).rposition(|window| n_wrong(window) == 1) else {
-        return false;
-    };
+    let is_nearly_it = |window: &[u8]| n_flipped(window, &head) == 1;
+    let Some(at) = footer.bytes.windows(head.len()).rposition(is_nearly_it) else { return false };
     footer.bytes[at..at + head.len()].copy_from_slice(&head);
     footer.digits_at = find_digits(&footer.bytes);
     footer.digits_at.is_some()
@@ -291,18 +311,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = stamped(dir.path());
         let bytes = std::fs::read(&path).unwrap();
-        let digits_at = find_digits(&bytes).unwrap();
         for bit in 0..8 * bytes.len() {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            std::fs::write(&path, damaged).unwrap();
-            let is_mended =
-                mend_footer(&mut File::options().read(true).write(true).open(&path).unwrap()).unwrap();
-            // Pages are not the footer's business, and digits have no copy.
-            let at = bit / 8;
-            let can_be = at >= 16 && !(digits_at..digits_at + N_DIGITS).contains(&at);
-            assert_eq!(is_mended, can_be, "bit {bit}");
-            assert_eq!(std::fs::read(&path).unwrap() == bytes, can_be, "bit {bit}");
+            std::fs::write(&path, &damaged).unwrap();
+            // Pages are not the footer's business.
+            let can_be = bit / 8 >= 16;
+            let mended = mended_end(&mut File::open(&path).unwrap()).unwrap();
+            assert_eq!(mended.is_some(), can_be, "bit {bit}");
+            if let Some((start, end)) = mended {
+                damaged.splice(start as usize.., end);
+                assert_eq!(damaged, bytes, "bit {bit}");
+            }
         }
     }
 

@@ -88,6 +88,26 @@ pub(in crate::buffer) fn date_of(name: &str) -> Option<NaiveDate> {
     name.strip_prefix("steps_")?.strip_suffix(".parquet")?.parse().ok()
 }
 
+/// The aggregates in `dir`, by date.
+pub(in crate::buffer) fn list(dir: &Path) -> Result<Vec<(NaiveDate, PathBuf)>> {
+    let dated = |entry: &fs::DirEntry| Some((date_of(entry.file_name().to_str()?)?, entry.path()));
+    Ok(fsx::list_dir(dir)?.iter().filter_map(dated).collect())
+}
+
+/// Whether the file at `path` is not the one that was written; one of an older format has no stamp, and is stale anyway.
+pub(in crate::buffer) fn is_damaged(path: &Path) -> bool {
+    let format = || -> Option<u64> {
+        let file = ParquetFile::open(path).ok()?;
+        let key: serde_json::Value = serde_json::from_str(file.value_of(KEY)?).ok()?;
+        key["format"].as_u64()
+    };
+    match stamp::check(path) {
+        Ok(Stamped::Whole) => false,
+        Ok(Stamped::Never) => format().is_none_or(|format| format != 1),
+        Ok(Stamped::Damaged) | Err(_) => true,
+    }
+}
+
 /// A cache file that fits its key.
 pub(in crate::buffer) struct Fresh {
     path: PathBuf,

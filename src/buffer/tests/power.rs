@@ -100,7 +100,7 @@ fn line(time: &str, server: &str, value: u32) -> String {
 
 /// What no crash may leave: a file that cannot be read. A segment's torn tail was never acknowledged.
 fn ensure_whole(root: &Path) -> Result<()> {
-    for finding in buffer(root).verify(false, &Silent)?.findings {
+    for finding in buffer(root).verify(&VerifyOptions::default(), &Silent)?.findings {
         let is_torn_tail = finding.message.ends_with("bytes at its end are unreadable");
         ensure!(is_torn_tail || finding.file.is_none(), "{finding:?}");
     }

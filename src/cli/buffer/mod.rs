@@ -3,6 +3,7 @@
 mod append;
 mod export;
 mod import;
+mod repair;
 mod rotate;
 mod status;
 mod verify;
@@ -32,6 +33,8 @@ enum BufferCommand {
     Status,
     /// Find what is damaged, missing or misplaced; changes nothing, exit 1 if anything is found
     Verify(verify::VerifyArgs),
+    /// Mend what is damaged; what is taken away is kept, with the reason, in data_buffer/removed
+    Repair(repair::RepairArgs),
 }
 
 pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
@@ -43,5 +46,6 @@ pub fn run(args: BufferArgs, context: &Context) -> anyhow::Result<Exit> {
         BufferCommand::Export(args) => export::run(&args, &site, context),
         BufferCommand::Status => status::run(&site, context),
         BufferCommand::Verify(args) => verify::run(&args, &site, context),
+        BufferCommand::Repair(args) => repair::run(&args, &site, context),
     }
 }

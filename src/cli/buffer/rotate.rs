@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::buffer::{Buffer, RotateOptions, RotateReport};
+use crate::buffer::{Buffer, RetentionAction, RotateOptions, RotateReport};
 use crate::cli::context::Context;
 use crate::cli::text;
 use crate::error::Exit;
@@ -60,8 +60,15 @@ fn render(report: &RotateReport) -> String {
     if !report.steps_written.is_empty() {
         lines.push(format!("{} day(s) aggregated to steps", report.steps_written.len()));
     }
-    for decision in report.retention.iter().filter(|decision| decision.delete) {
-        let verb = if report.is_dry_run { "would be deleted" } else { "deleted" };
+    for decision in &report.retention {
+        let done = match decision.action {
+            RetentionAction::Keep if decision.is_held() => "kept",
+            RetentionAction::Keep => continue,
+            RetentionAction::Delete => "deleted",
+            RetentionAction::Archive => "archived",
+        };
+        let is_plan = report.is_dry_run && decision.action != RetentionAction::Keep;
+        let verb = if is_plan { format!("would be {done}") } else { done.to_owned() };
         lines.push(format!("{} {verb}: {}", decision.date, decision.reason));
     }
     for failure in &report.failed {

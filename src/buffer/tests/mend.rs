@@ -1,0 +1,247 @@
+//! `repair` keeps every row that can be read, and everything that it takes away.
+
+use super::*;
+
+const DAY: &str = "2024-01-01";
+const DAY_MS: i64 = 1_704_067_200_000;
+
+fn repair(bench: &Bench) -> RepairReport {
+    let report = bench.buffer().repair(&RepairOptions::default(), bench.now, &Silent).unwrap();
+    assert_eq!(report.failed, []);
+    report
+}
+
+/// Everything is in order, and a second repair finds nothing to do.
+#[track_caller]
+fn is_mended(bench: &Bench, what: &str) {
+    let options = VerifyOptions { read_data: true, day: None };
+    assert_eq!(bench.buffer().verify(&options, &Silent).unwrap().findings, [], "{what}");
+    let before = snapshot(&bench.buffer().dir);
+    assert_eq!(repair(bench).mended, [], "{what}");
+    assert!(before == snapshot(&bench.buffer().dir), "{what}: a second repair changed something");
+}
+
+fn rows_in(path: &Path, metrics: &[&str]) -> BTreeMap<(String, i64), Vec<u32>> {
+    let metrics: Vec<String> = metrics.iter().map(|name| name.to_string()).collect();
+    let mut found = BTreeMap::new();
+    ParquetFile::open(path)
+        .unwrap()
+        .read_rows(&metrics, None, &mut |rows| {
+            for idx in 0..rows.len() {
+                let row = rows.row(idx);
+                let bits = row.values.iter().map(|value| value.to_bits()).collect();
+                found.insert((row.server.to_owned(), row.time_ms), bits);
+            }
+            Ok(())
+        })
+        .unwrap();
+    found
+}
+
+/// A sealed day of `n` rows of two metrics that hardly compress.
+fn sealed(n: i64) -> (Bench, PathBuf) {
+    let bench = Bench::new(&["cpu", "mem"], "2024-01-05T12:00:00Z");
+    let mut text = String::from("timestamp,server_name,cpu,mem\n");
+    for i in 0..n {
+        let time_ms = DAY_MS + 400 * (i / 2);
+        let (cpu, mem) = ((i * i % 9973) as f64 / 7.0, (i * 31 % 6007) as f64 / 3.0);
+        text += &format!("{time_ms},s{},{cpu},{mem}\n", i % 2);
+    }
+    assert_eq!(bench.append(&text).n_good, n as u64);
+    bench.rotate();
+    let path = day_file::path(&bench.buffer().dir, date(DAY));
+    (bench, path)
+}
+
+#[test]
+fn a_flipped_bit_costs_a_column_at_most_where_the_keys_are_whole() {
+    let (bench, path) = sealed(40);
+    let (bytes, rows) = (std::fs::read(&path).unwrap(), rows_in(&path, &["cpu", "mem"]));
+    let (mut n_whole, mut n_partly, mut n_gone) = (0, 0, 0);
+    for at in (0..bytes.len()).step_by(5) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &damaged).unwrap();
+        let report = repair(&bench);
+        let mended = &report.mended[0];
+        let kept = mended.kept.as_ref().unwrap();
+        assert_eq!(std::fs::read(kept).unwrap(), damaged, "byte {at}");
+        assert!(Path::new(&format!("{}.reason.json", kept.display())).exists());
+        is_mended(&bench, &format!("byte {at}"));
+        if !path.exists() {
+            assert_eq!((mended.n_rows_saved, mended.n_rows_lost), (0, Some(40)), "byte {at}");
+            n_gone += 1;
+        } else {
+            let found = rows_in(&path, &["cpu", "mem"]);
+            assert!(found.keys().eq(rows.keys()), "byte {at}");
+            let nan = f32::NAN.to_bits();
+            let n_lost: usize = rows
+                .iter()
+                .map(|(key, values)| {
+                    let pairs = values.iter().zip(&found[key]);
+                    pairs
+                        .map(|(was, is)| {
+                            assert!(is == was || *is == nan, "byte {at}: a wrong value");
+                            usize::from(is != was)
+                        })
+                        .sum::<usize>()
+                })
+                .sum();
+            assert!(n_lost <= 40, "byte {at}: two columns went");
+            assert_eq!(n_lost as u64, mended.n_values_lost, "byte {at}");
+            if n_lost == 0 { n_whole += 1 } else { n_partly += 1 }
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        bench.rotate();
+    }
+    println!("{n_whole} flips cost nothing, {n_partly} a column, {n_gone} the rows");
+    assert!(n_whole > 0 && n_partly > 0);
+}
+
+#[test]
+fn random_damage_leaves_every_row_outside_of_its_block() {
+    const N: i64 = 200_000;
+    let (bench, path) = sealed(N);
+    let (bytes, rows) = (std::fs::read(&path).unwrap(), rows_in(&path, &["cpu", "mem"]));
+    assert_eq!(rows.len() as i64, N);
+    let mut n_without_loss = 0;
+    for damage in 0..5usize {
+        let at = 4 + (bytes.len() - 20_000) * damage / 5;
+        let mut damaged = bytes.clone();
+        damaged[at..at + 300].iter_mut().for_each(|byte| *byte = byte.wrapping_mul(31).wrapping_add(7));
+        std::fs::write(&path, damaged).unwrap();
+        let mended = repair(&bench).mended.remove(0);
+        println!("at {at} of {}: {mended:?}", bytes.len());
+        assert_eq!(mended.n_rows_saved + mended.n_rows_lost.unwrap(), N as u64);
+        n_without_loss += usize::from(mended.n_rows_lost == Some(0));
+        is_mended(&bench, "random damage");
+        let found = rows_in(&path, &["cpu", "mem"]);
+        assert_eq!(found.len() as u64, mended.n_rows_saved);
+        let mut n_values_lost = 0;
+        for (key, values) in &found {
+            for (is, was) in values.iter().zip(&rows[key]) {
+                assert!(is == was || f32::from_bits(*is).is_nan());
+                n_values_lost += u64::from(is != was);
+            }
+        }
+        assert_eq!(n_values_lost, mended.n_values_lost);
+        std::fs::write(&path, &bytes).unwrap();
+        bench.rotate();
+    }
+    assert!(n_without_loss > 0, "damage to a metric costs no row");
+}
+
+#[test]
+fn a_damaged_day_is_neither_aggregated_nor_sealed_again_before_it_is_mended() {
+    let (bench, path) = sealed(40);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    bench.append(&format!("timestamp,server_name,cpu\n{},late,1\n", DAY_MS + 5));
+    let buffer = bench.buffer();
+    let report = buffer.rotate(&RotateOptions::default(), bench.now, &Silent).unwrap();
+    assert!(report.sealed.is_empty() && report.failed[0].error.contains("not those that were sealed"));
+    assert!(buffer.read_steps(date(DAY)).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    let report = repair(&bench);
+    assert_eq!(report.sealed[0].n_rows, report.mended[0].n_rows_saved + 1, "the late row, too");
+    is_mended(&bench, "with a late row");
+}
+
+#[test]
+fn a_day_that_cannot_be_read_at_all_gives_way_and_is_kept() {
+    let (bench, path) = sealed(40);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    bench.append(&format!("timestamp,server_name,cpu\n{},late,1\n", DAY_MS + 5));
+    let mended = repair(&bench).mended.remove(0);
+    assert_eq!((mended.n_rows_saved, mended.n_rows_lost), (0, None));
+    assert_eq!(std::fs::read(mended.kept.unwrap()).unwrap(), bytes[..bytes.len() / 2]);
+    assert!(!path.exists());
+    bench.rotate();
+    assert_eq!(bench.sealed(DAY).len(), 1, "what came late is there");
+}
+
+/// A day with one segment of three frames, of which the second is damaged; where it lies, and its bytes.
+fn damaged_segment() -> (Bench, PathBuf, Vec<u8>) {
+    let bench = Bench::new(&["cpu"], "2024-01-05T12:00:00Z");
+    let buffer = bench.buffer();
+    let mut open = open_days::OpenDays::new(&buffer);
+    let now_ms = bench.now.timestamp_millis();
+    let row = |time_ms: i64| rows::Row { time_ms, server: "a", profile: None, status: None, values: &[1.0] };
+    for second in 0..3 {
+        open.push(row(DAY_MS + 1000 * second), now_ms).unwrap();
+        open.acknowledge(now_ms + second).unwrap();
+    }
+    drop(open);
+    let path = segment::list(&segment::day_dir(&buffer.open_dir, date(DAY))).unwrap().remove(0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Each frame has 53 bytes.
+    let in_second_frame = bytes.len() - 80;
+    bytes[in_second_frame] ^= 0x10;
+    std::fs::write(&path, &bytes).unwrap();
+    (bench, path, bytes)
+}
+
+#[test]
+fn a_rotation_seals_good_frames_behind_a_damaged_one() {
+    let (bench, _, bytes) = damaged_segment();
+    let report = bench.rotate();
+    assert_eq!((report.sealed[0].n_rows, bench.sealed(DAY).len()), (2, 2));
+    assert!(report.sealed[0].n_bytes_cut > 0 && report.warnings.len() == 1);
+    let kept = snapshot(&bench.buffer().quarantine_dir.join("segments"));
+    assert_eq!(kept.into_values().collect::<Vec<_>>(), [bytes], "as it was, and nothing else");
+    is_mended(&bench, "rotation");
+}
+
+#[test]
+fn a_repair_writes_good_frames_behind_a_damaged_one_anew() {
+    let (bench, path, bytes) = damaged_segment();
+    let buffer = bench.buffer();
+    let dry_run = RepairOptions { dry_run: true, day: None };
+    let planned = buffer.repair(&dry_run, bench.now, &Silent).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    let done = repair(&bench);
+    assert_eq!(planned.mended[0].n_rows_saved, done.mended[0].n_rows_saved);
+    assert_eq!(done.mended[0].n_rows_saved, 2);
+    assert_eq!(std::fs::read(done.mended[0].kept.as_ref().unwrap()).unwrap(), bytes);
+    is_mended(&bench, "segment");
+    bench.rotate();
+    assert_eq!(bench.sealed(DAY).len(), 2);
+}
+
+#[test]
+fn rows_of_other_days_and_repeated_keys_are_filed_anew() {
+    let bench = Bench::new(&["cpu"], "2024-01-20T12:00:00Z");
+    let buffer = bench.buffer();
+    std::fs::create_dir_all(&buffer.dir).unwrap();
+    let day = |day: i64| DAY_MS + 86_400_000 * (day - 1);
+    // Out of order, with a repeated key, and with a row of a day where no reader looks for it.
+    let rows = [("b", day(1), 1.0), ("a", day(1), 2.0), ("b", day(1), 3.0), ("c", day(9), 4.0)];
+    write_foreign(&day_file::path(&buffer.dir, date(DAY)), &rows);
+    bench.append(&record("2024-01-09T00:00:00Z", "c", 5.0));
+    assert_eq!(buffer.read_steps(date("2024-01-09")).unwrap().n_raw_rows(), 1);
+    let report = repair(&bench);
+    assert_eq!((report.mended[0].n_rows_saved, report.mended[0].n_rows_lost), (4, Some(0)));
+    assert_eq!(bench.sealed(DAY), ["a 1704067200000 [2.0]", "b 1704067200000 [3.0]"]);
+    let newest = format!("c {} [5.0]", day(9));
+    assert_eq!(bench.sealed("2024-01-09"), [newest], "the row that came by itself later is newer");
+    assert_eq!(repair(&bench).mended, []);
+}
+
+#[test]
+fn derived_files_are_made_anew_and_bad_lines_leave_quarantine() {
+    let (bench, _) = sealed(40);
+    bench.append("no record\nnor this\n");
+    let buffer = bench.buffer();
+    let path = cache::path(&buffer.steps_dir, date(DAY));
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+    let (_, lines) = quarantine::files(&buffer.quarantine_dir).unwrap().remove(0);
+    let text = std::fs::read_to_string(&lines).unwrap();
+    std::fs::write(&lines, text.replacen("no record", "no recard", 1)).unwrap();
+    let report = repair(&bench);
+    assert_eq!(report.mended.len(), 2);
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    assert_eq!(std::fs::read_to_string(&lines).unwrap().lines().count(), 1);
+}

@@ -1,0 +1,58 @@
+//! `buffer repair`: what was saved, what is lost, and where the damaged files are.
+
+use chrono::NaiveDate;
+use clap::Args;
+
+use crate::buffer::{Buffer, Mended, RepairOptions, RepairReport};
+use crate::cli::context::Context;
+use crate::cli::text;
+use crate::error::Exit;
+use crate::site::Site;
+
+#[derive(Args)]
+pub struct RepairArgs {
+    /// Only this day
+    #[arg(long, value_name = "DATE")]
+    day: Option<NaiveDate>,
+    /// Say what would be done and touch nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub fn run(args: &RepairArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
+    let now = context.clock(site.zone())?.now();
+    let options = RepairOptions { day: args.day, dry_run: args.dry_run };
+    let report = Buffer::open(site).repair(&options, now, context.progress())?;
+    let exit = if report.failed.is_empty() { Exit::Done } else { Exit::Failed };
+    context.output.done(&report, exit, render)?;
+    Ok(exit)
+}
+
+fn render(report: &RepairReport) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for mended in &report.mended {
+        lines.push(format!("{}: {}: {}", mended.date, mended.file.display(), mended.problem));
+        lines.push(format!("  {}{}", if report.is_dry_run { "would be done: " } else { "" }, mended.action));
+        lines.extend(counts(mended).map(|counts| format!("  {counts}")));
+        lines.extend(mended.kept.iter().map(|kept| format!("  as it was: {}", kept.display())));
+    }
+    for day in &report.sealed {
+        lines.push(format!("{} sealed: {} rows", day.date, text::count(day.n_rows)));
+    }
+    lines.extend(report.failed.iter().map(|failure| format!("{} failed: {}", failure.date, failure.error)));
+    if lines.is_empty() { "nothing to mend".into() } else { lines.join("\n") }
+}
+
+/// What was saved and lost, where rows were at stake.
+fn counts(mended: &Mended) -> Option<String> {
+    let Mended { n_rows_saved, n_rows_lost, n_values_lost, .. } = mended;
+    let lost = match n_rows_lost {
+        Some(n) => text::count(*n),
+        None => "an unknown number".into(),
+    };
+    let is_about_rows = (*n_rows_saved, *n_rows_lost) != (0, Some(0));
+    is_about_rows.then(|| {
+        let saved = text::count(*n_rows_saved);
+        format!("{saved} rows saved, {lost} lost, {} values lost", text::count(*n_values_lost))
+    })
+}
