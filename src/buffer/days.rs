@@ -4,8 +4,9 @@
 //! elsewhere, mostly cut at UTC midnight, or days sealed before the zone was changed) may hold rows of a
 //! neighbouring day, so they are consulted for up to two days around their name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use chrono::NaiveDate;
@@ -36,6 +37,8 @@ pub struct Day {
 
 /// How far from its name a file that was cut elsewhere may hold rows, in days.
 pub(super) const REACH_DAYS: u32 = 2;
+/// Days that are aggregated at once, each of which takes a slice of its file in memory.
+const MAX_DAYS_AT_ONCE: usize = 4;
 /// How often a read starts anew because a rotation moved the rows meanwhile.
 const MAX_ATTEMPTS: usize = 10;
 
@@ -63,6 +66,16 @@ impl DaySources {
     }
 }
 
+/// Which days a day file can have rows of, by its footer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    is_cut_here: bool,
+    time_range_ms: Option<(i64, i64)>,
+}
+
+/// The day files looked at, as they were then.
+pub(super) type Looks = HashMap<PathBuf, (FileId, Look)>;
+
 /// What reading a day gave: the aggregates, and the rows per source (sealed files, then segments).
 struct Aggregated {
     table: StepTable,
@@ -77,8 +90,8 @@ impl Buffer {
         let files = day_file::list(&self.dir)?;
         let mut dates: BTreeSet<NaiveDate> = BTreeSet::new();
         for (date, path) in &files {
-            match ParquetFile::open(path) {
-                Ok(file) if !self.is_cut_here(&file) => dates.extend(self.dates_in(&file, *date)),
+            match self.look_at(path) {
+                Ok(look) if !look.is_cut_here => dates.extend(self.dates_in(look, *date)),
                 _ => drop(dates.insert(*date)),
             }
         }
@@ -194,6 +207,21 @@ impl Buffer {
         self.read_day(day).map(|_| true)
     }
 
+    /// [`Buffer::ensure_steps`] of many days, a few side by side; what fails will fail again where it is named.
+    ///
+    /// Threads of our own: one of a pool that waits for the parquet reader's pool would begin another day meanwhile, and
+    /// the memory of a day is what bounds their number.
+    pub fn prepare_steps(&self, days: &[NaiveDate]) {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(day) = days.get(next.fetch_add(1, Ordering::Relaxed)) {
+                drop(self.ensure_steps(*day));
+            }
+        };
+        let n_threads = rayon::current_num_threads().min(MAX_DAYS_AT_ONCE).min(days.len());
+        std::thread::scope(|scope| (0..n_threads).for_each(|_| drop(scope.spawn(work))));
+    }
+
     /// Where the rows of `day` lie now.
     pub(super) fn sources_of(&self, day: NaiveDate) -> Result<DaySources> {
         let bounds = calendar::day_bounds_ms(day, self.zone);
@@ -231,8 +259,8 @@ impl Buffer {
 
     /// Whether the file of `date` may have rows of `day`.
     fn may_hold(&self, path: &Path, date: NaiveDate, day: NaiveDate, bounds: (i64, i64)) -> Result<bool> {
-        let file = match ParquetFile::open(path) {
-            Ok(file) => file,
+        let look = match self.look_at(path) {
+            Ok(look) => look,
             // A neighbour that cannot be read is that day's problem.
             Err(_) if date != day => return Ok(false),
             Err(error) => {
@@ -240,11 +268,24 @@ impl Buffer {
                 return Err(error).hint(hint);
             }
         };
-        if self.is_cut_here(&file) {
+        if look.is_cut_here {
             return Ok(date == day);
         }
         let is_inside = |(min, max): (i64, i64)| max >= bounds.0 && min < bounds.1;
-        Ok(file.time_range_ms().map_or(date == day, is_inside))
+        Ok(look.time_range_ms.map_or(date == day, is_inside))
+    }
+
+    /// What the footer of a day file says, read again only when the file looks different from outside.
+    fn look_at(&self, path: &Path) -> Result<Look> {
+        let id = FileId::of(path)?;
+        let seen = |looks: &Looks| looks.get(path).filter(|(known, _)| *known == id).map(|(_, look)| *look);
+        if let Some(look) = seen(&self.looks.lock().expect("nobody panics while holding it")) {
+            return Ok(look);
+        }
+        let file = ParquetFile::open(path)?;
+        let look = Look { is_cut_here: self.is_cut_here(&file), time_range_ms: file.time_range_ms() };
+        self.looks.lock().expect("nobody panics while holding it").insert(path.to_owned(), (id, look));
+        Ok(look)
     }
 
     /// Whether a day file holds exactly its day: sealed by this program for this zone.
@@ -253,8 +294,8 @@ impl Buffer {
     }
 
     /// The days that a file cut elsewhere has rows of, near its name.
-    fn dates_in(&self, file: &ParquetFile, date: NaiveDate) -> Vec<NaiveDate> {
-        let Some((min, max)) = file.time_range_ms() else { return vec![date] };
+    fn dates_in(&self, look: Look, date: NaiveDate) -> Vec<NaiveDate> {
+        let Some((min, max)) = look.time_range_ms else { return vec![date] };
         let first = calendar::day_of(min, self.zone).max(calendar::days_before(date, REACH_DAYS));
         let last = calendar::day_of(max, self.zone).min(calendar::days_after(date, REACH_DAYS));
         calendar::days_between(first, calendar::days_after(last, 1)).collect()
@@ -289,19 +330,18 @@ impl Buffer {
         let mut builder = StepBuilder::new(&self.schema, self.step_secs);
         let metrics = self.metric_names();
         let mut n_rows = Vec::new();
-        let mut is_ordered = true;
         for file in &sources.sealed {
-            let mut n_in_file = 0;
+            let mut n_in_file = Some(0);
             ParquetFile::open(&file.path)?
-                .read_rows(&metrics, Some(sources.bounds), &mut |rows| {
-                    n_in_file += rows.len() as u64;
-                    is_ordered = is_ordered && (0..rows.len()).all(|idx| builder.push(rows.row(idx)));
+                .read_slices(&metrics, Some(sources.bounds), &mut |slice| {
+                    n_in_file = match n_in_file {
+                        Some(n) => builder.push_slice(slice, sources.bounds).map(|more| n + more),
+                        None => None,
+                    };
                     Ok(())
                 })
                 .with_context(|| format!("read {}", file.path.display()))?;
-            if !is_ordered {
-                return Ok(None);
-            }
+            let Some(n_in_file) = n_in_file else { return Ok(None) };
             n_rows.push(n_in_file);
         }
         Ok(Some(Aggregated { table: builder.finish(), n_rows }))

@@ -33,6 +33,7 @@ mod tests;
 mod verify;
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use chrono_tz::Tz;
 
@@ -73,6 +74,8 @@ pub struct Buffer {
     step_secs: u32,
     retention_days: u32,
     max_future_secs: u32,
+    /// Footers of day files: a window of days asks for each of them many times.
+    looks: Arc<Mutex<days::Looks>>,
 }
 
 impl Buffer {
@@ -92,6 +95,7 @@ impl Buffer {
             step_secs: site.config.series.step_secs,
             retention_days: site.config.data_retention_days,
             max_future_secs: site.config.series.max_future_secs,
+            looks: Arc::default(),
         }
     }
 

@@ -32,6 +32,14 @@ impl Texts {
         text.map_or(NO_TEXT, |text| self.id(text))
     }
 
+    /// [`Texts::optional_id`] where the row before had the number `last`: mostly it is the same.
+    fn id_after(&mut self, last: Option<&u32>, text: Option<&str>) -> u32 {
+        match last {
+            Some(last) if self.get(*last) == text => *last,
+            _ => self.optional_id(text),
+        }
+    }
+
     /// The text with number `id`; `None` for [`NO_TEXT`].
     pub fn get(&self, id: u32) -> Option<&str> {
         self.texts.get(id as usize).map(String::as_str)
@@ -100,11 +108,11 @@ impl Rows {
     pub fn push(&mut self, row: Row<'_>) {
         debug_assert_eq!(row.values.len(), self.n_metrics);
         self.time_ms.push(row.time_ms);
-        let server = self.texts.id(row.server);
+        let server = self.texts.id_after(self.server.last(), Some(row.server));
         self.server.push(server);
-        let profile = self.texts.optional_id(row.profile);
+        let profile = self.texts.id_after(self.profile.last(), row.profile);
         self.profile.push(profile);
-        let status = self.texts.optional_id(row.status);
+        let status = self.texts.id_after(self.status.last(), row.status);
         self.status.push(status);
         self.values.extend_from_slice(row.values);
     }

@@ -20,6 +20,10 @@ impl DaySource for Buffer {
         Ok(self.days()?.into_iter().map(|day| day.date).collect())
     }
 
+    fn prepare(&self, days: &[NaiveDate]) {
+        self.prepare_steps(days);
+    }
+
     fn sources(&self, day: NaiveDate) -> Result<Vec<Source>> {
         Ok(sources_of(day, self.source_digests(day)?))
     }

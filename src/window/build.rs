@@ -41,6 +41,8 @@ pub struct WindowRequest {
 pub trait DaySource {
     /// Days with data, ascending.
     fn dates(&self) -> Result<Vec<NaiveDate>>;
+    /// Makes what the others read of these days, where it is not there yet: together that takes less time.
+    fn prepare(&self, _days: &[NaiveDate]) {}
     /// The files behind a day, in a fixed order; cheap where they are known already.
     fn sources(&self, day: NaiveDate) -> Result<Vec<Source>>;
     /// Who and what is in the day's step aggregates; cheap where they are known already.
@@ -157,6 +159,7 @@ fn plan(source: &dyn DaySource, site: &Site, request: &WindowRequest, now: DateT
     let n_holdout = holdout_steps(config.window.holdout_hours, request.holdout_extra_days, step_secs);
     let (encoder_length, horizon) = (config.model.encoder_length, config.model.horizon);
     let split = plan_split(span.n_steps, encoder_length, horizon, n_holdout);
+    source.prepare(&days);
     let sources = read_sources(source, &days)?;
     let config_digest = config_digest(site);
     let inputs = Inputs {

@@ -22,10 +22,10 @@ use crate::schema::Metric;
 use crate::buffer::intake::names::{Field, Fields, Target};
 use crate::buffer::intake::record::{Candidate, Reason};
 use crate::buffer::intake::times::TimeRule;
-use crate::buffer::rows::{Row, Rows};
+use crate::buffer::rows::{NO_TEXT, Row, Rows, Texts};
 
 /// Rows decoded at once.
-const SLICE_ROWS: usize = 1 << 18;
+const SLICE_ROWS: usize = 1 << 17;
 
 /// Calls into the parquet reader, which panics on some damaged files.
 fn guarded<T>(read: impl FnOnce() -> polars::prelude::PolarsResult<T>) -> Result<T> {
@@ -213,13 +213,25 @@ impl ParquetFile {
     ) -> Result<u64> {
         let mut rows = Rows::new(metrics.len());
         let mut n_without_key = 0;
-        for slice in self.slices_overlapping(bounds) {
-            let slice = self.read_slice(&slice, &Columns::plain(metrics))?;
+        self.read_slices(metrics, bounds, &mut |slice| {
             rows.clear();
             n_without_key += slice.push_into(&mut rows, bounds);
-            each(&rows)?;
-        }
+            each(&rows)
+        })?;
         Ok(n_without_key)
+    }
+
+    /// Passes the slices that may have rows with event times in `bounds` (all, if there are none) to `each`.
+    pub fn read_slices(
+        &mut self,
+        metrics: &[String],
+        bounds: Option<(i64, i64)>,
+        each: &mut dyn FnMut(&Slice) -> Result<()>,
+    ) -> Result<()> {
+        for slice in self.slices_overlapping(bounds) {
+            each(&self.read_slice(&slice, &Columns::plain(metrics))?)?;
+        }
+        Ok(())
     }
 }
 
@@ -258,32 +270,46 @@ pub(in crate::buffer) enum SliceTime<'a> {
 /// Some rows of a file, by column.
 pub(in crate::buffer) struct Slice {
     times: Times,
-    server: StringChunked,
-    profile: Option<StringChunked>,
-    status: Option<StringChunked>,
+    texts: Texts,
+    /// Text ids per row, [`NO_TEXT`] for none.
+    server: Vec<u32>,
+    profile: Vec<u32>,
+    status: Vec<u32>,
     /// `[metric][row]`, NaN for missing; `None` for a column the file lacks.
     values: Vec<Option<Vec<f32>>>,
 }
 
+/// Whose rows some neighbours of a slice are, and in which state: text ids, all the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::buffer) struct RowKind {
+    pub server: u32,
+    pub profile: u32,
+    pub status: u32,
+}
+
 impl Slice {
     fn of(frame: &DataFrame, columns: &Columns<'_>) -> Result<Self> {
-        let text = |name: &str| -> Result<Option<StringChunked>> {
-            let Ok(column) = frame.column(name) else { return Ok(None) };
-            let text = column.str().map_err(|_| anyhow!("its column `{name}` is not text"))?;
-            Ok(Some(text.clone()))
+        let mut texts = Texts::default();
+        let mut ids = |name: &str| -> Result<Vec<u32>> {
+            let Ok(column) = frame.column(name) else { return Ok(vec![NO_TEXT; frame.height()]) };
+            let column = column.str().map_err(|_| anyhow!("its column `{name}` is not text"))?;
+            let mut before: (Option<&str>, u32) = (None, NO_TEXT);
+            let ids = column.iter().map(|text| {
+                // Rows of a server lie together.
+                if text != before.0 {
+                    before = (text, texts.optional_id(text));
+                }
+                before.1
+            });
+            Ok(ids.collect())
         };
+        let [timestamp, server, profile, status] = columns.keys;
+        let (server, profile, status) = (ids(server)?, ids(profile)?, ids(status)?);
         let mut values = vec![None; columns.n_metrics];
         for (name, target) in &columns.values {
             values[target.metric] = numbers(frame, name, *target)?;
         }
-        let [timestamp, server, profile, status] = columns.keys;
-        Ok(Self {
-            times: times_of(frame, timestamp)?,
-            server: text(server)?.with_context(|| format!("it has no column `{server}`"))?,
-            profile: text(profile)?,
-            status: text(status)?,
-            values,
-        })
+        Ok(Self { times: times_of(frame, timestamp)?, texts, server, profile, status, values })
     }
 
     pub fn len(&self) -> usize {
@@ -300,16 +326,18 @@ impl Slice {
         time.unwrap_or(SliceTime::Missing)
     }
 
-    fn server(&self, idx: usize) -> Option<&str> {
-        self.server.get(idx)
+    /// The text with number `id`; `None` for [`NO_TEXT`].
+    pub fn text(&self, id: u32) -> Option<&str> {
+        self.texts.get(id)
     }
 
-    fn profile(&self, idx: usize) -> Option<&str> {
-        self.profile.as_ref()?.get(idx)
+    pub fn kind(&self, idx: usize) -> RowKind {
+        RowKind { server: self.server[idx], profile: self.profile[idx], status: self.status[idx] }
     }
 
-    fn status(&self, idx: usize) -> Option<&str> {
-        self.status.as_ref()?.get(idx)
+    /// The values of each metric, NaN for missing; `None` for one that the file lacks.
+    pub fn columns(&self) -> impl Iterator<Item = Option<&[f32]>> {
+        self.values.iter().map(|column| column.as_deref())
     }
 
     fn values(&self, idx: usize, values: &mut [f32]) {
@@ -318,7 +346,11 @@ impl Slice {
         }
     }
 
-    /// Event time of row `idx`, if it has one that can be.
+    /// Event time of row `idx`, if it has one that can be, and a server.
+    pub fn key_time_ms(&self, idx: usize) -> Option<i64> {
+        self.time_ms(idx).filter(|_| self.server[idx] != NO_TEXT)
+    }
+
     fn time_ms(&self, idx: usize) -> Option<i64> {
         let time_ms = match self.time(idx) {
             SliceTime::At(time_ms) | SliceTime::Local(time_ms) => Some(time_ms),
@@ -334,13 +366,13 @@ impl Slice {
         let mut n_without_key = 0;
         let mut values = vec![f32::NAN; rows.n_metrics];
         for idx in 0..self.len() {
-            let (Some(time_ms), Some(server)) = (self.time_ms(idx), self.server(idx)) else {
+            let (Some(time_ms), Some(server)) = (self.time_ms(idx), self.text(self.server[idx])) else {
                 n_without_key += 1;
                 continue;
             };
             if bounds.is_none_or(|(start, end)| (start..end).contains(&time_ms)) {
                 self.values(idx, &mut values);
-                let (profile, status) = (self.profile(idx), self.status(idx));
+                let (profile, status) = (self.text(self.profile[idx]), self.text(self.status[idx]));
                 rows.push(Row { time_ms, server, profile, status, values: &values });
             }
         }
@@ -357,9 +389,9 @@ impl Slice {
             SliceTime::Text(text) => candidate.set_time_text(text),
             SliceTime::Missing => {}
         }
-        candidate.server.push_str(self.server(idx).unwrap_or_default());
-        candidate.profile.push_str(self.profile(idx).unwrap_or_default());
-        candidate.status.push_str(self.status(idx).unwrap_or_default());
+        candidate.server.push_str(self.text(self.server[idx]).unwrap_or_default());
+        candidate.profile.push_str(self.text(self.profile[idx]).unwrap_or_default());
+        candidate.status.push_str(self.text(self.status[idx]).unwrap_or_default());
         self.values(idx, &mut candidate.values);
         if let Some(metric) = candidate.values.iter().position(|value| value.is_infinite()) {
             candidate.fail(Reason::NotFinite, || format!("{} is infinite", metrics[metric].name));
@@ -373,7 +405,10 @@ fn numbers(frame: &DataFrame, name: &str, target: Target) -> Result<Option<Vec<f
     if target.is_plain() {
         let floats = column.cast(&DataType::Float32).map_err(|error| anyhow!("{error}"))?;
         let floats: &Float32Chunked = floats.f32().map_err(|error| anyhow!("{error}"))?;
-        return Ok(Some(floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect()));
+        return Ok(Some(match floats.cont_slice() {
+            Ok(values) => values.to_vec(),
+            Err(_) => floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect(),
+        }));
     }
     // Converted before it is narrowed: a counter of bytes has more digits than 32 bits hold.
     let doubles = column.cast(&DataType::Float64).map_err(|error| anyhow!("{error}"))?;

@@ -6,12 +6,14 @@
 //! part of that step.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::schema::{Aggregation, Schema};
 
 use super::step_table::{NO_STATUS, StepTable};
 use crate::buffer::intake::record::is_offline;
 use crate::buffer::rows::{NO_TEXT, Row, Texts};
+use crate::buffer::sealed::parquet_rows::Slice;
 
 /// Builds a [`StepTable`] from rows; the rows of each server must come in ascending order of time.
 pub(in crate::buffer) struct StepBuilder {
@@ -63,6 +65,23 @@ impl Cell {
         self.n += 1;
     }
 
+    /// [`Cell::add`] of all values that are finite.
+    fn add_all(&mut self, values: &[f32], aggregation: Aggregation) {
+        let finite = values.iter().filter(|value| value.is_finite());
+        if !matches!(aggregation, Aggregation::Mean | Aggregation::Sum) {
+            return finite.for_each(|value| self.add(*value, aggregation));
+        }
+        // The negative zero is what changes no number it is added to.
+        let mut sum = if self.n == 0 { -0.0 } else { self.value };
+        for value in finite {
+            sum += f64::from(*value);
+            self.n += 1;
+        }
+        if self.n > 0 {
+            self.value = sum;
+        }
+    }
+
     fn result(self, aggregation: Aggregation) -> f32 {
         match aggregation {
             _ if self.n == 0 => f32::NAN,
@@ -86,37 +105,68 @@ impl StepBuilder {
 
     /// Takes a row; false (and not taken) if it is not newer than the server's row before.
     pub fn push(&mut self, row: Row<'_>) -> bool {
-        let server = self.server_of(row.server);
-        let status = self.statuses.optional_id(row.status);
+        let (server, status) = (self.server_of(row.server), self.statuses.optional_id(row.status));
         let server = &mut self.servers[server];
         if row.time_ms <= server.last_ms {
             return false;
         }
         server.last_ms = row.time_ms;
-        let step = 1000 * i64::from(self.step_secs);
-        let step_ms = row.time_ms.div_euclid(step) * step;
-        if step_ms != server.open.step_ms {
-            server.close_step(&self.aggregations);
-            server.open.step_ms = step_ms;
-        }
-        server.open.n_rows += 1;
-        if status != NO_TEXT {
-            server.open.status = status;
-        }
-        if let Some(profile) = row.profile.filter(|profile| server.profile.as_deref() != Some(profile)) {
-            server.profile = Some(profile.to_owned());
-        }
-        if row.status.is_some_and(is_offline) {
-            return true;
-        }
-        for ((cell, value), aggregation) in
-            server.open.cells.iter_mut().zip(row.values).zip(&self.aggregations)
-        {
-            if value.is_finite() {
-                cell.add(*value, *aggregation);
-            }
+        server.begin(step_of(row.time_ms, self.step_secs), 1, row.profile, status, &self.aggregations);
+        if !row.status.is_some_and(is_offline) {
+            let cells = server.open.cells.iter_mut().zip(row.values).zip(&self.aggregations);
+            cells.for_each(|((cell, value), how)| cell.add_all(std::slice::from_ref(value), *how));
         }
         true
+    }
+
+    /// Takes the rows of `slice` with a key and an event time in `[start, end)`; `None` if one of them is not newer than
+    /// its server's row before, else their number.
+    pub fn push_slice(&mut self, slice: &Slice, bounds: (i64, i64)) -> Option<u64> {
+        let time_of = |idx| slice.key_time_ms(idx).filter(|time_ms| (bounds.0..bounds.1).contains(time_ms));
+        let mut n_rows = 0;
+        let mut begin = 0;
+        while begin < slice.len() {
+            let Some(first_ms) = time_of(begin) else {
+                begin += 1;
+                continue;
+            };
+            let (kind, step_ms) = (slice.kind(begin), step_of(first_ms, self.step_secs));
+            let step_end_ms = step_ms + 1000 * i64::from(self.step_secs);
+            let (mut end, mut last_ms) = (begin + 1, first_ms);
+            while end < slice.len() && slice.kind(end) == kind {
+                match time_of(end) {
+                    Some(time_ms) if last_ms < time_ms && time_ms < step_end_ms => last_ms = time_ms,
+                    _ => break,
+                }
+                end += 1;
+            }
+            self.push_run(slice, begin..end, (first_ms, last_ms))?;
+            n_rows += (end - begin) as u64;
+            begin = end;
+        }
+        Some(n_rows)
+    }
+
+    /// Takes rows of one kind and step that ascend in time; `None` if they do not come after those before.
+    fn push_run(&mut self, slice: &Slice, rows: Range<usize>, (first_ms, last_ms): (i64, i64)) -> Option<()> {
+        let kind = slice.kind(rows.start);
+        let status_text = slice.text(kind.status);
+        let server = self.server_of(slice.text(kind.server).expect("a row with a key has a server"));
+        let status = self.statuses.optional_id(status_text);
+        let server = &mut self.servers[server];
+        if first_ms <= server.last_ms {
+            return None;
+        }
+        server.last_ms = last_ms;
+        let (step_ms, n_rows) = (step_of(first_ms, self.step_secs), rows.len() as u32);
+        server.begin(step_ms, n_rows, slice.text(kind.profile), status, &self.aggregations);
+        if !status_text.is_some_and(is_offline) {
+            let cells = server.open.cells.iter_mut().zip(slice.columns()).zip(&self.aggregations);
+            for ((cell, column), how) in cells {
+                cell.add_all(column.map_or(&[], |column| &column[rows.clone()]), *how);
+            }
+        }
+        Some(())
     }
 
     fn server_of(&mut self, name: &str) -> usize {
@@ -177,6 +227,12 @@ impl StepBuilder {
     }
 }
 
+/// The step that a time belongs to.
+fn step_of(time_ms: i64, step_secs: u32) -> i64 {
+    let step = 1000 * i64::from(step_secs);
+    time_ms.div_euclid(step) * step
+}
+
 impl Server {
     fn new(name: &str, n_metrics: usize) -> Self {
         let open = OpenStep {
@@ -194,6 +250,21 @@ impl Server {
             n_rows: Vec::new(),
             status: Vec::new(),
             values: Vec::new(),
+        }
+    }
+
+    /// Counts rows of the step that begins at `step_ms`, which ends the one before if it is another.
+    fn begin(&mut self, step_ms: i64, n_rows: u32, profile: Option<&str>, status: u32, how: &[Aggregation]) {
+        if step_ms != self.open.step_ms {
+            self.close_step(how);
+            self.open.step_ms = step_ms;
+        }
+        self.open.n_rows += n_rows;
+        if status != NO_TEXT {
+            self.open.status = status;
+        }
+        if let Some(profile) = profile.filter(|profile| self.profile.as_deref() != Some(profile)) {
+            self.profile = Some(profile.to_owned());
         }
     }
 

@@ -12,8 +12,8 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Context, Result, anyhow, ensure};
 use chrono::NaiveDate;
 use polars::prelude::{
-    Column, DataFrame, KeyValueMetadata, ParquetCompression, ParquetReader, ParquetWriter, PlSmallStr,
-    SerReader, StringChunked,
+    Column, DataFrame, KeyValueMetadata, ParallelStrategy, ParquetCompression, ParquetReader, ParquetWriter,
+    PlSmallStr, SerReader, StringChunked,
 };
 use serde::{Deserialize, Serialize};
 
@@ -183,7 +183,10 @@ impl Fresh {
         take: impl FnOnce(&DataFrame) -> Result<T>,
     ) -> Result<T> {
         let read = || {
-            let reader = ParquetReader::new(fs::File::open(&self.path)?).with_columns(columns);
+            // Too small to be worth waking other threads.
+            let reader = ParquetReader::new(fs::File::open(&self.path)?)
+                .read_parallel(ParallelStrategy::None)
+                .with_columns(columns);
             take(&reader.finish().map_err(|error| anyhow!("{error}"))?)
         };
         read().with_context(|| format!("read {}", self.path.display()))
