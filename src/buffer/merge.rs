@@ -340,7 +340,7 @@ mod tests {
             rows.push(Row { time_ms: 1, server: "a", profile: None, status, values: &values });
         }
         // The second row replaces the first; the last two complete it.
-        assert_eq!(sort(&mut rows, &[2..4]), [3]);
+        assert_eq!(sort(&mut rows, std::slice::from_ref(&(2..4))), [3]);
         let row = rows.row(3);
         assert_eq!((row.status, &row.values[..2]), (Some("down"), &[2.0, 4.0][..]));
         assert!(row.values[2].is_nan());

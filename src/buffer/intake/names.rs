@@ -47,11 +47,14 @@ pub(in crate::buffer) enum Field {
     Metric(Target),
 }
 
+/// Columns of one Telegraf field, each for the series that have certain tags.
+type TaggedColumns = Vec<(BTreeMap<String, String>, Target)>;
+
 /// Every name a record may use.
 pub(in crate::buffer) struct Fields {
     fields: HashMap<String, Field>,
     /// Columns for some series of a Telegraf field only, by source.
-    tagged: HashMap<String, Vec<(BTreeMap<String, String>, Target)>>,
+    tagged: HashMap<String, TaggedColumns>,
     pub input: InputConfig,
 }
 
@@ -62,7 +65,7 @@ impl Fields {
         for (idx, metric) in schema.metrics.iter().enumerate() {
             fields.insert(metric.name.clone(), Field::Metric(Target::plain(idx)));
         }
-        let mut tagged: HashMap<String, Vec<_>> = HashMap::new();
+        let mut tagged: HashMap<String, TaggedColumns> = HashMap::new();
         for column in columns {
             let Some(metric) = schema.metric_idx(&column.metric) else { continue };
             let target = Target { metric, scale: column.scale, offset: column.offset };

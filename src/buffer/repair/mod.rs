@@ -1,9 +1,10 @@
 //! `buffer repair`: mends what is damaged, and keeps whatever it takes away in `removed/`, with the reason.
 //!
-//! - A segment gets its good frames written anew, those behind the damage too. - A day file whose footer lost one bit gets
-//! it back. - Of any other damaged day file the good rows go back to segments of the days they belong to, which
-//! are then sealed as ever; so do those of a file that holds rows of other days or repeats keys. - Aggregates are derived
-//! and made anew, lines of quarantine that are not as they were written are taken out.
+//! - A segment gets its good frames written anew, those behind the damage too.
+//! - A day file whose footer lost one bit gets it back.
+//! - Of any other damaged day file the good rows go back to segments of the days they belong to, which are then sealed as
+//!   ever; so do those of a file that holds rows of other days or repeats keys.
+//! - Aggregates are derived and made anew, lines of quarantine that are not as they were written are taken out.
 //!
 //! Each file in this order: the damaged one is copied aside and the copy proven; what was saved becomes durable; the
 //! damaged one goes. A kill in between leaves saved rows in two places, where they are the same rows, and a second repair

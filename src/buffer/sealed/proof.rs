@@ -141,7 +141,10 @@ impl Proof {
 mod tests {
     use super::*;
 
-    fn sums(rows: &[(i64, &str, Option<&str>, [f32; 2])], block_rows: usize) -> Checksums {
+    /// Time, server, status and two values.
+    type Plain = (i64, &'static str, Option<&'static str>, [f32; 2]);
+
+    fn sums(rows: &[Plain], block_rows: usize) -> Checksums {
         let mut proof = Proof::of_blocks(&["cpu".to_owned(), "mem".to_owned()], block_rows);
         for (time_ms, server, status, values) in rows {
             proof.add(Row { time_ms: *time_ms, server, profile: None, status: *status, values });
@@ -156,7 +159,7 @@ mod tests {
         let whole = sums(&rows, 2);
         assert_eq!((whole.n_blocks(), whole.rows_of(1)), (2, 2..3));
         assert_eq!(Checksums::parse(&whole.text()).unwrap(), whole);
-        let judge = |change: &dyn Fn(&mut [(i64, &str, Option<&str>, [f32; 2])])| {
+        let judge = |change: &dyn Fn(&mut [Plain])| {
             let mut rows = rows;
             change(&mut rows);
             let verdict = whole.judge(0, &sums(&rows[..2], 2));

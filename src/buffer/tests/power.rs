@@ -49,7 +49,7 @@ fn follow(root: &Path, batches: &[String], on_ack: &mut dyn FnMut()) -> Result<(
         flush_every: Duration::from_secs(3600),
         ..AppendOptions::default()
     };
-    let batches = Batches { later: batches.to_vec().into_iter(), now: std::io::Cursor::default() };
+    let batches = Batches { later: Vec::from(batches).into_iter(), now: std::io::Cursor::default() };
     let pipe = Source::reader("pipe", batches);
     let clock = Clock::Fixed(time(NOW));
     buffer(root).append_with(pipe, &options, &clock, &Silent, &mut |_| on_ack()).map(drop)

@@ -11,13 +11,16 @@ use super::super::STAGING_PREFIX;
 use super::crash::Crash;
 use super::{Disk, Fault, Log, Tree};
 
+/// A command below a folder, which calls back each time something was promised.
+pub type Command<'a> = dyn Fn(&Path, &dyn Fn()) -> Result<()> + 'a;
+
 /// What is done, and what must hold whatever happens meanwhile.
 pub struct Trial<'a> {
     /// Makes what is there before.
     pub prepare: &'a dyn Fn(&Path),
     /// Does the command, and calls back each time something was promised; it must promise the same things in the same
     /// order each time.
-    pub run: &'a dyn Fn(&Path, &dyn Fn()) -> Result<()>,
+    pub run: &'a Command<'a>,
     /// Whether what is found is whole and holds the first so many promises; it changes nothing.
     pub check: &'a dyn Fn(&Path, usize) -> Result<()>,
     /// What a person or the clock does before the command is run again; mostly nothing.
