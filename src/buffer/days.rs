@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use chrono::NaiveDate;
 use serde::Serialize;
 
@@ -39,7 +39,7 @@ pub struct Day {
 pub(super) const REACH_DAYS: u32 = 2;
 /// Days that are aggregated at once, each of which takes a slice of its file in memory.
 const MAX_DAYS_AT_ONCE: usize = 4;
-/// How often a read starts anew because a rotation moved the rows meanwhile.
+/// How often a read starts anew because a rotation moved the rows meanwhile, before it keeps rotations out.
 const MAX_ATTEMPTS: usize = 10;
 
 /// Where the rows of one day lie at one moment.
@@ -135,7 +135,8 @@ impl Buffer {
         })
     }
 
-    /// Does `work` on the files of a day, anew when a rotation moves rows from segments to the day file meanwhile.
+    /// Does `work` on the files of a day, anew when a rotation moves rows from segments to the day file meanwhile; where
+    /// that happens again and again, the next rotation waits.
     pub(super) fn with_sources<T>(
         &self,
         day: NaiveDate,
@@ -143,15 +144,21 @@ impl Buffer {
     ) -> Result<T> {
         let read = || {
             for _ in 0..MAX_ATTEMPTS {
-                let sources = self.sources_of(day)?;
-                let outcome = work(&sources);
-                if self.are_current(day, &sources)? {
-                    return outcome;
+                if let Some(outcome) = self.try_sources(day, work)? {
+                    return Ok(outcome);
                 }
             }
-            bail!("its files changed each of {MAX_ATTEMPTS} times they were read")
+            let _quiet = self.keep_rotations_out()?;
+            self.try_sources(day, work)?.context("its files changed each time they were read")
         };
         read().with_context(|| format!("read day {day}"))
+    }
+
+    /// What `work` gives; `None` if its files changed meanwhile.
+    fn try_sources<T>(&self, day: NaiveDate, work: &dyn Fn(&DaySources) -> Result<T>) -> Result<Option<T>> {
+        let sources = self.sources_of(day)?;
+        let outcome = work(&sources);
+        if self.are_current(day, &sources)? { outcome.map(Some) } else { Ok(None) }
     }
 
     fn read_sources(&self, day: NaiveDate, sources: &DaySources) -> Result<(StepTable, Vec<SourceDigest>)> {

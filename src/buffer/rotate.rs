@@ -6,7 +6,7 @@
 //! are in both places then are the same rows, and resolved as duplicates).
 //!
 //! A segment that a live process still writes is left for the next rotation. Rotations exclude each other by
-//! `open/.rotate.lock`; appenders and readers never wait for one.
+//! `open/.rotate.lock`; appenders never wait for one, readers only to end a race they keep losing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -149,8 +149,17 @@ impl Buffer {
         if options.dry_run {
             return Ok(None);
         }
-        let holder = format!("pid {} rotating since {}", std::process::id(), now.to_rfc3339());
-        Lock::acquire_within(&self.open_dir.join(".rotate.lock"), &holder, LOCK_WAIT).map(Some)
+        self.lock_rotations(&format!("rotating since {}", now.to_rfc3339())).map(Some)
+    }
+
+    /// Lets no rotation of this buffer begin for as long as the answer lives; nobody rotates one from elsewhere.
+    pub(super) fn keep_rotations_out(&self) -> Result<Option<Lock>> {
+        if self.is_foreign { Ok(None) } else { self.lock_rotations("reading").map(Some) }
+    }
+
+    fn lock_rotations(&self, doing: &str) -> Result<Lock> {
+        let holder = format!("pid {} {doing}", std::process::id());
+        Lock::acquire_within(&self.open_dir.join(".rotate.lock"), &holder, LOCK_WAIT)
     }
 
     /// Deletes what killed runs left unfinished; what cannot be deleted is a warning.

@@ -181,8 +181,13 @@ impl Buffer {
             if !options.covers(date) {
                 continue;
             }
-            for line in quarantine::damaged_lines(&path)? {
-                report.add(date, &path, format!("line {line} is not as it was written"));
+            let damaged = quarantine::damaged_lines(&path)?;
+            for line in damaged.numbers {
+                let what = match damaged.torn == Some(line) {
+                    true => "was torn while it was written",
+                    false => "is not as it was written",
+                };
+                report.add(date, &path, format!("line {line} {what}"));
             }
         }
         Ok(())

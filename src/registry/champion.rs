@@ -144,6 +144,11 @@ impl Registry {
         Ok(notes)
     }
 
+    /// Makes the pointer durable that is there: whoever replaced it may have died before that.
+    pub(super) fn sync_pointer(&self) -> Result<()> {
+        fsx::sync_dir(&self.models_dir)
+    }
+
     /// Finishes what a stopped command left undone, and says what that was.
     ///
     /// A pointer that is one or more moves ahead of the audit log gets its line, marked `recovered`.
@@ -155,6 +160,7 @@ impl Registry {
         if last >= champion.generation {
             return Ok(Vec::new());
         }
+        self.sync_pointer()?;
         let left = match champion.act {
             Act::Rollback => champion.rolled_back.last().map(|mark| &mark.model_id),
             _ => champion.previous.as_ref(),

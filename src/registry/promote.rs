@@ -51,6 +51,7 @@ impl Registry {
         if let Some(champion) =
             pointer.clone().filter(|champion| champion.serves(id, &manifest.weights_sha256))
         {
+            self.sync_pointer()?;
             return Ok(Promotion { champion, was_champion: true, replaced: None, notes });
         }
         let verdict = self.verdict_for(id)?;

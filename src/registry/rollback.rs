@@ -86,6 +86,7 @@ impl Registry {
         };
         let verified = candidate.verified;
         if let Some(champion) = pointer.clone().filter(|champion| champion.model_id == candidate.id) {
+            self.sync_pointer()?;
             return Ok(Rollback { champion, left: None, was_champion: true, skipped, verified, notes });
         }
         let champion = self.champion_again(candidate, pointer.as_ref(), options, now);

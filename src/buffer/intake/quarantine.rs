@@ -141,12 +141,21 @@ pub(in crate::buffer) fn status(dir: &Path) -> Result<QuarantineStatus> {
     Ok(status)
 }
 
-/// Numbers of the lines in a file that are not as they were written; the last, if it was torn, among them.
+/// The lines in a file that are not as they were written, by their numbers.
+#[derive(Default)]
+pub(in crate::buffer) struct DamagedLines {
+    /// All of them, ascending.
+    pub numbers: Vec<u64>,
+    /// The last line, where it has no end: an appender died before it acknowledged it.
+    pub torn: Option<u64>,
+}
+
+/// Looks at every line of a file.
 ///
 /// A line without a checksum (an older program wrote it) only has to be JSON.
-pub(in crate::buffer) fn damaged_lines(path: &Path) -> Result<Vec<u64>> {
+pub(in crate::buffer) fn damaged_lines(path: &Path) -> Result<DamagedLines> {
     let mut file = BufReader::new(fs::File::open(path).with_context(|| format!("read {}", path.display()))?);
-    let (mut damaged, mut line, mut number) = (Vec::new(), Vec::new(), 0);
+    let (mut damaged, mut line, mut number) = (DamagedLines::default(), Vec::new(), 0);
     loop {
         line.clear();
         number += 1;
@@ -159,7 +168,8 @@ pub(in crate::buffer) fn damaged_lines(path: &Path) -> Result<Vec<u64>> {
             return Ok(damaged);
         }
         if !is_as_written(&line) {
-            damaged.push(number);
+            damaged.numbers.push(number);
+            damaged.torn = (!line.ends_with(b"\n")).then_some(number);
         }
     }
 }
@@ -168,7 +178,7 @@ pub(in crate::buffer) fn damaged_lines(path: &Path) -> Result<Vec<u64>> {
 pub(in crate::buffer) fn drop_damaged_lines(path: &Path) -> Result<()> {
     let lock = File::open_or_create(&path.with_file_name(LOCK)).context("open the lock of quarantine")?;
     lock.lock().context("lock quarantine")?;
-    let damaged = damaged_lines(path)?;
+    let damaged = damaged_lines(path)?.numbers;
     fsx::write_durable_with(path, |target| {
         let mut file = BufReader::new(fs::File::open(path)?);
         let (mut line, mut number) = (Vec::new(), 0);

@@ -274,7 +274,7 @@ impl Repair<'_> {
     }
 
     fn mend_quarantine(&mut self, date: NaiveDate, path: &Path) -> Result<()> {
-        let damaged = quarantine::damaged_lines(path)?;
+        let damaged = quarantine::damaged_lines(path)?.numbers;
         if damaged.is_empty() {
             return Ok(());
         }

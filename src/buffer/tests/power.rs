@@ -18,6 +18,7 @@ fn buffer(root: &Path) -> Buffer {
     let config = Config {
         metrics: vec![Metric::new("cpu", ""), Metric::new("mem", "")],
         data_retention_days: 3,
+        training_window_days: 3,
         ..Config::default()
     };
     Buffer::open(&Site::of(root, config))
@@ -101,7 +102,8 @@ fn line(time: &str, server: &str, value: u32) -> String {
 /// What no crash may leave: a file that cannot be read. A segment's torn tail was never acknowledged.
 fn ensure_whole(root: &Path) -> Result<()> {
     for finding in buffer(root).verify(&VerifyOptions::default(), &Silent)?.findings {
-        let is_torn_tail = finding.message.ends_with("bytes at its end are unreadable");
+        let is_torn_tail = finding.message.ends_with("bytes at its end are unreadable")
+            || finding.message.ends_with("was torn while it was written");
         ensure!(is_torn_tail || finding.file.is_none(), "{finding:?}");
     }
     Ok(())
