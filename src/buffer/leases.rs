@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use chrono::NaiveDate;
 
-use crate::fsx::{self, File};
+use crate::fsx::{self, File, disk};
 
 use super::Buffer;
 use super::open::segment;
@@ -47,7 +47,7 @@ impl Buffer {
         gate.lock_shared().with_context(|| format!("lock {}", self.readers_dir.display()))?;
         let name = format!("{first}_{end}_{}-{:08x}.lock", std::process::id(), fsx::nonce());
         let path = self.readers_dir.join(name);
-        let file = File::create_new(&path);
+        let file = disk::File::create_new(&path);
         let file = file.with_context(|| format!("create {}", path.display()))?;
         file.lock().with_context(|| format!("lock {}", path.display()))?;
         Ok(Lease { path, _file: Some(file) })

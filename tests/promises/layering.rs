@@ -53,7 +53,7 @@ fn code() -> Vec<(String, String, String)> {
 fn is_test_file(file: &str) -> bool {
     file.contains("/tests/")
         || file.starts_with("fsx/simulated/")
-        || ["tests.rs", "testing.rs", "realism.rs", "receiver.rs", "check.rs"]
+        || ["tests.rs", "testing.rs", "fuzzing.rs", "realism.rs", "receiver.rs", "check.rs"]
             .iter()
             .any(|name| file.ends_with(name))
 }

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::PrometheusImport;
-use crate::fsx::{self, Lock};
+use crate::fsx::{self, Lock, disk};
 
 const FORMAT: u32 = 1;
 
@@ -134,7 +134,7 @@ pub(super) fn sweep(dir: &Path, oldest_kept_ms: i64) -> Result<()> {
 
 fn remove(path: &Path) -> Result<()> {
     if fsx::exists(path)? {
-        std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+        disk::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
     }
     Ok(())
 }
