@@ -22,7 +22,7 @@ enum WindowCommand {
     /// Aggregate, align, check and split the last days; exit 4 if they are not enough
     Build {
         /// Days to read [default: training_window_days]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         days: Option<u32>,
         /// The day after the last one to read [default: today]
         #[arg(long, value_name = "DATE")]

@@ -90,3 +90,22 @@ fn a_mapping_that_cannot_be_is_a_config_error() {
     story.run("config check").exit(2).stderr("did you mean `Europe/Berlin`?");
     story.run("buffer append -").exit(2);
 }
+
+#[test]
+fn what_cannot_be_meant_is_refused_before_anything_happens() {
+    let mut story = Story::new();
+    story.at("2024-01-02T00:00:00Z").run("init").exit(0);
+    let row = "{\"timestamp\":\"2024-01-01T10:00:00Z\",\"server_name\":\"s1\",\"cpu_user_pct\":7.5}\n";
+    story.write("a.ndjson", row);
+    story.run("buffer import --dry-run a.ndjson").exit(2).stderr("--dry-run");
+    story.run("buffer export").exit(0).stderr("no rows");
+    // A file that is not there does not keep the one behind it waiting.
+    story.run("buffer append nowhere.ndjson a.ndjson").exit(1).stderr("nowhere.ndjson");
+    assert_eq!(story.run("buffer export").exit(0).stdout.lines().count(), 1);
+    story.run("buffer export --from 2024-01-02 --to 2024-01-01").exit(2).stderr("is after");
+    story
+        .run("buffer export --output data_buffer/metrics_2024-01-01.parquet")
+        .exit(2)
+        .stderr("buffer itself");
+    story.run("window build --days 0").exit(2);
+}

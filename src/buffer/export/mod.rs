@@ -10,6 +10,7 @@ mod forms;
 
 use std::fs::File;
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use chrono::NaiveDate;
@@ -20,6 +21,7 @@ use crate::progress::{Progress, Tick};
 use super::Buffer;
 use super::days::DaySources;
 use super::merge::{self, Survey};
+use super::open::segment;
 use super::sealed::day_file::GROUP_ROWS;
 use super::sealed::parquet_rows::ParquetFile;
 use super::sealed::row_groups::{Columns, GroupWriter};
@@ -55,6 +57,8 @@ pub struct ExportReport {
     pub n_days: u64,
     pub first: Option<NaiveDate>,
     pub last: Option<NaiveDate>,
+    /// Bytes of damaged segments whose rows are left out.
+    pub n_bytes_unreadable: u64,
 }
 
 impl Buffer {
@@ -78,8 +82,16 @@ impl Buffer {
         for (done, day) in days.iter().enumerate() {
             let (done, total) = (done as u64, days.len() as u64);
             progress.tick(&Tick { stage: "export", done, total, unit: "days", detail: day.to_string() });
-            let spool = self.with_sources(*day, &|sources| spool_day(sources, &metrics, &options.servers))?;
-            let Some(spool) = spool else { continue };
+            let spooled =
+                self.with_sources(*day, &|sources| spool_day(sources, &metrics, &options.servers))?;
+            for (path, n_bytes) in spooled.cut {
+                report.n_bytes_unreadable += n_bytes;
+                progress.warn(&format!(
+                    "{n_bytes} bytes of {} cannot be read, and their rows are left out: `tftctl buffer verify` says more",
+                    path.display()
+                ));
+            }
+            let Some(spool) = spooled.file else { continue };
             let mut file = ParquetFile::of(spool).with_context(|| format!("read day {day} back"))?;
             file.read_rows(&metrics, None, &mut |rows| {
                 report.n_rows += rows.len() as u64;
@@ -94,15 +106,29 @@ impl Buffer {
     }
 }
 
-/// Sorts the rows of the chosen servers (all, if none is named) into a temporary file; `None` if there are none.
-fn spool_day(sources: &DaySources, metrics: &[String], servers: &[String]) -> Result<Option<File>> {
+/// The rows of one day, sorted.
+struct Spooled {
+    /// A temporary file; `None` if there are no rows.
+    file: Option<File>,
+    /// Segments that nobody writes any more and that cannot be read to their end, with the bytes left out.
+    cut: Vec<(PathBuf, u64)>,
+}
+
+/// Sorts the rows of the chosen servers (all, if none is named) into a temporary file.
+fn spool_day(sources: &DaySources, metrics: &[String], servers: &[String]) -> Result<Spooled> {
     let inputs = sources.inputs();
     let mut survey = Survey::of(&inputs, metrics)?;
+    let mut cut = Vec::new();
+    for (path, n_bytes) in std::mem::take(&mut survey.cut) {
+        if !segment::is_segment_live(&path)? {
+            cut.push((path, n_bytes));
+        }
+    }
     if !servers.is_empty() {
         survey.servers.retain(|server, _| servers.contains(server));
     }
     if survey.n_rows() == 0 {
-        return Ok(None);
+        return Ok(Spooled { file: None, cut });
     }
     let file = tempfile::tempfile().context("make a temporary file")?;
     let mut writer = GroupWriter::new(&file, columns(metrics))?;
@@ -113,7 +139,7 @@ fn spool_day(sources: &DaySources, metrics: &[String], servers: &[String]) -> Re
         Ok(())
     })?;
     writer.finish(Vec::new()).context("write a temporary file")?;
-    Ok(Some(file))
+    Ok(Spooled { file: Some(file), cut })
 }
 
 /// Every export has the same columns, whatever its rows hold.

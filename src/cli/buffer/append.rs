@@ -115,7 +115,9 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
 }
 
 /// Appends one file after the other; `reports` holds those that were finished. Texts and acknowledgements are told as
-/// they come.
+/// they come. A file that cannot be read does not keep the others waiting.
+///
+/// - Errors: the first file that failed; further ones are warnings.
 fn append_each(
     args: &AppendArgs,
     buffer: &Buffer,
@@ -124,6 +126,7 @@ fn append_each(
     context: &Context,
     reports: &mut Vec<AppendReport>,
 ) -> anyhow::Result<()> {
+    let mut failed = Ok(());
     for path in &args.files {
         let source = match path.as_os_str() == "-" {
             true => Source::reader("stdin", std::io::stdin()),
@@ -136,7 +139,17 @@ fn append_each(
                 acknowledged = acknowledge(report, context);
             }
         };
-        let report = buffer.append_with(source, options, &clock, context.progress(), &mut on_ack)?;
+        let report = match buffer.append_with(source, options, &clock, context.progress(), &mut on_ack) {
+            Ok(report) => report,
+            Err(error) if failed.is_ok() => {
+                failed = Err(error);
+                continue;
+            }
+            Err(error) => {
+                context.progress().warn(&format!("{error:#}"));
+                continue;
+            }
+        };
         acknowledged?;
         match (args.follow, context.output.json) {
             (true, true) => acknowledge(&report, context)?,
@@ -145,7 +158,7 @@ fn append_each(
         }
         reports.push(report);
     }
-    Ok(())
+    failed
 }
 
 fn acknowledge(report: &AppendReport, context: &Context) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! `buffer export`: raw rows back out.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
 use clap::{Args, ValueEnum};
@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::buffer::{Buffer, ExportFormat, ExportOptions, ExportReport};
 use crate::cli::context::Context;
 use crate::cli::text;
-use crate::error::Exit;
+use crate::error::{Exit, HintExt, Refusal};
 use crate::fsx;
 use crate::site::Site;
 
@@ -40,6 +40,7 @@ enum Format {
 }
 
 pub fn run(args: &ExportArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
+    ensure_possible(args, site)?;
     let options =
         ExportOptions { format: format_of(args), from: args.from, to: args.to, servers: args.server.clone() };
     let buffer = Buffer::open(site);
@@ -61,6 +62,24 @@ pub fn run(args: &ExportArgs, site: &Site, context: &Context) -> anyhow::Result<
         }
     }
     Ok(Exit::Done)
+}
+
+/// - Errors: the days run backwards, or the file would lie among the site's own days.
+fn ensure_possible(args: &ExportArgs, site: &Site) -> anyhow::Result<()> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from > to
+    {
+        return Err(Refusal::usage(format!("--from {from} is after --to {to}")));
+    }
+    let Some(path) = &args.output else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let (Ok(folder), Ok(buffer)) = (folder.canonicalize(), site.buffer_dir().canonicalize())
+        && folder.starts_with(&buffer)
+    {
+        let problem = format!("{} lies in the buffer itself", path.display());
+        return Err(Refusal::usage(problem)).hint(|| "name a file outside of it".into());
+    }
+    Ok(())
 }
 
 fn format_of(args: &ExportArgs) -> ExportFormat {

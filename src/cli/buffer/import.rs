@@ -74,6 +74,29 @@ struct PrometheusArgs {
     dry_run: bool,
 }
 
+impl PrometheusArgs {
+    /// - Errors: a flag that means something to a server only, beside files.
+    fn ensure_unused(&self) -> anyhow::Result<()> {
+        let given = [
+            ("--query", !self.queries.is_empty()),
+            ("--start", self.start.is_some()),
+            ("--end", self.end.is_some()),
+            ("--step", self.step.is_some()),
+            ("--server-label", self.server_label.is_some()),
+            ("--strip-port", self.strip_port),
+            ("--profile-label", self.profile_label.is_some()),
+            ("--bearer-token", self.bearer_token.is_some()),
+            ("--header", !self.headers.is_empty()),
+            ("--restart", self.restart),
+            ("--dry-run", self.dry_run),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(Refusal::usage(format!("{flag} goes with --prometheus, not with files"))),
+            None => Ok(()),
+        }
+    }
+}
+
 /// `name=value`; the value may hold more of them.
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -85,6 +108,7 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
 
 pub fn run(args: ImportArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
     if args.prometheus.prometheus.is_none() {
+        args.prometheus.ensure_unused()?;
         let append = AppendArgs::of_import(args.files, args.format, args.plain, args.strict);
         return append::run(&append, site, context);
     }

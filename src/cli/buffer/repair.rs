@@ -23,7 +23,9 @@ pub fn run(args: &RepairArgs, site: &Site, context: &Context) -> anyhow::Result<
     let now = context.clock(site.zone())?.now();
     let options = RepairOptions { day: args.day, dry_run: args.dry_run };
     let report = Buffer::open(site).repair(&options, now, context.progress())?;
-    let exit = if report.failed.is_empty() { Exit::Done } else { Exit::Failed };
+    let is_gone = |mended: &Mended| mended.n_rows_saved == 0 && mended.n_rows_lost != Some(0);
+    let is_mended = report.failed.is_empty() && !report.mended.iter().any(is_gone);
+    let exit = if is_mended { Exit::Done } else { Exit::Failed };
     context.output.done(&report, exit, render)?;
     Ok(exit)
 }
