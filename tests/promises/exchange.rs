@@ -275,11 +275,11 @@ fn folders_that_are_not_there_or_not_empty_touch_nothing() {
     drop(held);
 }
 
-/// The Python in `TFTCTL_PF_PYTHON`, which has pytorch-forecasting, or `None` with a printed line.
+/// The Python in `PF_PYTHON`, which has pytorch-forecasting, or `None` with a printed line.
 fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("TFTCTL_PF_PYTHON").map(PathBuf::from);
+    let python = std::env::var_os("PF_PYTHON").map(PathBuf::from);
     if python.is_none() {
-        println!("skipped: TFTCTL_PF_PYTHON names no Python with pytorch-forecasting");
+        println!("skipped: PF_PYTHON names no Python with pytorch-forecasting");
     }
     python
 }
