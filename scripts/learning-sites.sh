@@ -1,14 +1,19 @@
-# The sites of scripts/learning-runs and scripts/compare-with-pytorch-forecasting, which source this file: one way to cut
-# each data set into a window, and one recipe to train on it (docs/learning.md). Not a program of its own.
+# The sites of scripts/learning-runs, scripts/compare-with-pytorch-forecasting and scripts/default-runs, which source this
+# file: one way to cut each data set into a window, and one recipe to train on it (docs/learning.md). Not a program of
+# its own.
 
 say() { echo "${0##*/}: $*" >&2; }
 die() { say "$*"; exit 2; }
 
-# What is not set here is what `init --from` derives (metrics, targets, cadence) or a default. Settings travel as
-# TFTCTL_* variables, which beat the config file; those of the caller must not leak in.
-settings() {
+# Settings travel as TFTCTL_* variables, which beat the config file; those of the caller must not leak in.
+forget_settings() {
   local name
   for name in ${!TFTCTL_@}; do unset "$name"; done
+}
+
+# What is not set here is what `init --from` derives (metrics, targets, cadence) or a default.
+settings() {
+  forget_settings
   export TFTCTL_MODEL__HIDDEN_SIZE=16 TFTCTL_MODEL__HIDDEN_CONTINUOUS_SIZE=8 TFTCTL_MODEL__ATTENTION_HEADS=4
   export TFTCTL_TRAINING__LEARNING_RATE=0.005
   export TFTCTL_VALIDATION__MAX_SAMPLES=0 # the exam is every sample of the holdout

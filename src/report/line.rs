@@ -25,7 +25,10 @@ fn numbers(record: &NightRecord) -> String {
         parts.push(format!("loss {loss:.4}{others}"));
     }
     parts.extend(record.coverage.map(|coverage| format!("coverage {coverage:.2}")));
-    parts.extend(record.total_epochs.map(|epochs| format!("{epochs} epochs")));
+    parts.extend(record.total_epochs.map(|epochs| match epochs {
+        1 => "1 epoch".to_owned(),
+        _ => format!("{epochs} epochs"),
+    }));
     parts.extend(record.training_duration_mins.map(|minutes| format!("{minutes:.1} min")));
     parts.extend(record.data_samples.map(|rows| format!("{rows} rows")));
     parts.join(", ")

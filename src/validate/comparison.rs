@@ -36,7 +36,11 @@ fn seed_of(window_id: &str) -> u64 {
 
 pub(super) fn checks(challenger: &Scores, interval: Option<&Interval>, exam: &ExamInputs<'_>) -> Vec<Check> {
     let Some(champion_id) = exam.champion_id else {
-        return vec![Check::not_applicable(Group::Comparison, "comparison", "there is no champion yet")];
+        return vec![Check::not_applicable(
+            Group::Comparison,
+            "comparison",
+            "there is no other model in service to compare with",
+        )];
     };
     let Some(champion) = exam.champion else {
         let why = exam.champion_trouble.unwrap_or("it was not scored");

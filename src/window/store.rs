@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::calendar;
 use crate::error::{HintExt, Refusal};
 use crate::fsx::{self, StagedDir};
+use crate::platform;
 use crate::site::Site;
 
 use super::feed::Feed;
@@ -69,7 +70,9 @@ impl Window {
                 steps_file::read_into(&self.dir.join(STEPS), &mut grid)?;
                 Ok(grid)
             };
-            outlines.iter().map(read).collect()
+            let grids = outlines.iter().map(read).collect();
+            platform::release_freed_memory(); // what was decoded lies beside a whole window from here on
+            grids
         })
     }
 
