@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
@@ -19,7 +20,7 @@ use crate::fsx;
 use super::Buffer;
 use super::merge::{self, DayInputs, Survey};
 use super::open::segment;
-use super::sealed::day_file::{self, ZONE_KEY};
+use super::sealed::day_file::{self, GROUP_ROWS, ZONE_KEY};
 use super::sealed::parquet_rows::{Columns, ParquetFile};
 use super::steps::aggregate::StepBuilder;
 use super::steps::cache::{self, FileId, Fresh, SourceDigest, StepsKey};
@@ -64,6 +65,14 @@ impl DaySources {
     fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.segments.is_empty()
     }
+
+    /// What each file is, from its sha256 and rows: sealed files, then segments.
+    fn with_digests(&self, sha256: Vec<String>, n_rows: &[u64]) -> Vec<SourceDigest> {
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let names = self.sealed.iter().map(|file| file.file.clone()).chain(self.segments.iter().map(name));
+        let found = names.zip(sha256).zip(n_rows);
+        found.map(|((file, sha256), n_rows)| SourceDigest { file, sha256, n_rows: *n_rows }).collect()
+    }
 }
 
 /// Which days a day file can have rows of, by its footer.
@@ -75,6 +84,9 @@ pub(super) struct Look {
 
 /// The day files looked at, as they were then.
 pub(super) type Looks = HashMap<PathBuf, (FileId, Look)>;
+
+/// The aggregates on disk that were checked, as they looked from outside then, and the key that they fit.
+pub(super) type Checked = HashMap<PathBuf, (FileId, String, Arc<Fresh>)>;
 
 /// What reading a day gave: the aggregates, and the rows per source (sealed files, then segments).
 struct Aggregated {
@@ -130,7 +142,7 @@ impl Buffer {
     /// Who and what is in [`Buffer::read_steps`] of `day`. Where the aggregates are on disk, no value is read.
     pub fn outline_day(&self, day: NaiveDate) -> Result<StepOutline> {
         self.with_sources(day, &|sources| match self.fresh_steps(day, sources) {
-            Some(fresh) => fresh.outline(),
+            Some(fresh) => Ok(fresh.outline.clone()),
             None => Ok(self.read_sources(day, sources)?.0.outline()),
         })
     }
@@ -167,14 +179,11 @@ impl Buffer {
             return Ok((StepTable { step_secs: self.step_secs, values, ..StepTable::default() }, Vec::new()));
         }
         if let Some(fresh) = self.fresh_steps(day, sources) {
-            return Ok((fresh.read(&self.metric_names())?, fresh.sources));
+            return Ok((fresh.read(&self.metric_names())?, fresh.sources.clone()));
         }
-        for file in &sources.sealed {
-            let date = file.path.file_name().and_then(|name| day_file::date_of(name.to_str()?));
-            day_file::ensure_whole(&file.path, date.unwrap_or(day))?;
-        }
+        let sha256 = digest(day, sources)?;
         let aggregated = self.aggregate(sources)?;
-        let digests = self.digest(sources, &aggregated.n_rows)?;
+        let digests = sources.with_digests(sha256, &aggregated.n_rows);
         if sources.segments.is_empty() && self.are_current(day, sources)? {
             let zone = self.zone.to_string();
             let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
@@ -186,24 +195,42 @@ impl Buffer {
 
     fn digest_sources(&self, day: NaiveDate, sources: &DaySources) -> Result<Vec<SourceDigest>> {
         if let Some(fresh) = self.fresh_steps(day, sources) {
-            return Ok(fresh.sources);
+            return Ok(fresh.sources.clone());
         }
         if sources.segments.is_empty() {
             // Whoever asks for the digests wants the aggregates next: they are kept on the way.
             return Ok(self.read_sources(day, sources)?.1);
         }
         let survey = Survey::of(&sources.inputs(), &[])?;
-        self.digest(sources, &survey.n_rows_by_source())
+        Ok(sources.with_digests(digest(day, sources)?, &survey.n_rows_by_source()))
     }
 
-    /// The aggregates on disk, if the day has no open segments and they fit its files.
-    fn fresh_steps(&self, day: NaiveDate, sources: &DaySources) -> Option<Fresh> {
+    /// The aggregates on disk, if the day has no open segments and they fit its files. A file is checked once, and again
+    /// when it looks different from outside.
+    fn fresh_steps(&self, day: NaiveDate, sources: &DaySources) -> Option<Arc<Fresh>> {
         if sources.sealed.is_empty() || !sources.segments.is_empty() {
             return None;
         }
+        let path = cache::path(&self.steps_dir, day);
+        let id = FileId::of(&path).ok()?;
         let zone = self.zone.to_string();
-        let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
-        cache::fresh(&cache::path(&self.steps_dir, day), &key)
+        let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed).text();
+        let known = |checked: &Checked| {
+            let (known_id, known_key, fresh) = checked.get(&path)?;
+            (*known_id == id && *known_key == key).then(|| fresh.clone())
+        };
+        if let Some(fresh) = known(&self.checked.lock().expect("nobody panics while holding it")) {
+            return Some(fresh);
+        }
+        let fresh = Arc::new(cache::fresh(&path, &key, self.step_secs)?);
+        let mut checked = self.checked.lock().expect("nobody panics while holding it");
+        checked.insert(path, (id, key, fresh.clone()));
+        Some(fresh)
+    }
+
+    /// Whether the aggregates of `day` are on disk and fit its files.
+    pub fn has_steps(&self, day: NaiveDate) -> bool {
+        self.sources_of(day).is_ok_and(|sources| self.fresh_steps(day, &sources).is_some())
     }
 
     /// Makes sure that the aggregates of a sealed day are on disk; true if they had to be made.
@@ -342,18 +369,11 @@ impl Buffer {
         let metrics = self.metric_names();
         let mut n_rows = Vec::new();
         for file in &sources.sealed {
-            let mut n_in_file = Some(0);
-            ParquetFile::open(&file.path)?
-                .read_slices(&Columns::plain(&metrics), Some(sources.bounds), &mut |slice| {
-                    n_in_file = match n_in_file {
-                        Some(n) => builder.push_slice(slice, sources.bounds).map(|more| n + more),
-                        None => None,
-                    };
-                    Ok(())
-                })
-                .with_context(|| format!("read {}", file.path.display()))?;
-            let Some(n_in_file) = n_in_file else { return Ok(None) };
-            n_rows.push(n_in_file);
+            let pushed = push_file(&mut builder, &file.path, &metrics, sources.bounds);
+            let Some(n) = pushed.with_context(|| format!("read {}", file.path.display()))? else {
+                return Ok(None);
+            };
+            n_rows.push(n);
         }
         Ok(Some(Aggregated { table: builder.finish(), n_rows }))
     }
@@ -373,14 +393,37 @@ impl Buffer {
         })?;
         Ok(Aggregated { table: builder.finish(), n_rows: survey.n_rows_by_source() })
     }
+}
 
-    fn digest(&self, sources: &DaySources, n_rows: &[u64]) -> Result<Vec<SourceDigest>> {
-        let sealed = sources.sealed.iter().map(|file| &file.path);
-        let paths = sealed.chain(&sources.segments);
-        let digest = |(path, n_rows): (&PathBuf, &u64)| {
-            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Ok(SourceDigest { file, sha256: fsx::sha256_file(path)?, n_rows: *n_rows })
-        };
-        paths.zip(n_rows).map(digest).collect()
+/// Adds the rows of a day file that lie in `bounds`, and returns their number; `None` if those of some server are not in
+/// strictly ascending order of time.
+fn push_file(
+    builder: &mut StepBuilder,
+    path: &Path,
+    metrics: &[String],
+    bounds: (i64, i64),
+) -> Result<Option<u64>> {
+    let file = ParquetFile::open(path)?;
+    let mut n_rows = 0;
+    for slice in file.slices_overlapping(Some(bounds), GROUP_ROWS) {
+        let part = file.part(&slice);
+        let keys = part.read(&Columns::plain(&[]))?;
+        let values = |metric: usize, take: &mut dyn FnMut(&[f32])| part.with_values(&metrics[metric], take);
+        match builder.push_slice(&keys, bounds, &values)? {
+            Some(more) => n_rows += more,
+            None => return Ok(None),
+        }
     }
+    Ok(Some(n_rows))
+}
+
+/// The sha256 of the files behind `day`, in their order.
+///
+/// - Errors: a sealed file is damaged, or one cannot be read.
+fn digest(day: NaiveDate, sources: &DaySources) -> Result<Vec<String>> {
+    let sealed = sources.sealed.iter().map(|file| {
+        let date = day_file::date_of(&file.file);
+        day_file::ensure_whole(&file.path, date.unwrap_or(day))
+    });
+    sealed.chain(sources.segments.iter().map(|path| fsx::sha256_file(path))).collect()
 }

@@ -66,7 +66,7 @@ pub fn config(data: &[u8]) {
 /// A parquet file, as `append` and as the reader of day files take it.
 pub fn parquet(data: &[u8]) {
     let read = || -> Result<()> {
-        let mut file = ParquetFile::of(file_of(data)?)?;
+        let file = ParquetFile::of(file_of(data)?)?;
         if file.n_rows() > 1 << 20 {
             return Ok(());
         }

@@ -86,6 +86,8 @@ pub struct Buffer {
     max_future_secs: u32,
     /// Footers of day files: a window of days asks for each of them many times.
     looks: Arc<Mutex<days::Looks>>,
+    /// Aggregates of days whose every byte was looked at: a window asks for each of them many times, too.
+    checked: Arc<Mutex<days::Checked>>,
 }
 
 impl Buffer {
@@ -114,6 +116,7 @@ impl Buffer {
             min_free_bytes: site.config.buffer.min_free_bytes(),
             max_future_secs: site.config.series.max_future_secs,
             looks: Arc::default(),
+            checked: Arc::default(),
         }
     }
 

@@ -263,7 +263,7 @@ impl Buffer {
         let path = day_file::path(&self.dir, plan.date);
         let sealed = if fsx::exists(&path)? { vec![path.clone()] } else { Vec::new() };
         // Sealed anew, what was damaged would pass for whole.
-        sealed.iter().try_for_each(|path| day_file::ensure_whole(path, plan.date))?;
+        sealed.iter().try_for_each(|path| day_file::ensure_whole(path, plan.date).map(drop))?;
         let mut inputs = DayInputs { sealed, segments: plan.segments.clone(), bounds: None };
         let mut survey = Survey::of(&inputs, &self.metric_names())?;
         let cut = std::mem::take(&mut survey.cut);

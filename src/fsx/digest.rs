@@ -58,7 +58,7 @@ pub fn verify_digests(dir: &Path, files: &[FileDigest]) -> Result<()> {
 pub fn sha256_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("read {}", path.display()))?;
     let mut hasher = Sha256::new();
-    let mut chunk = vec![0u8; 1 << 16];
+    let mut chunk = vec![0u8; 1 << 18];
     loop {
         let n_read = file.read(&mut chunk).with_context(|| format!("read {}", path.display()))?;
         if n_read == 0 {
@@ -73,6 +73,7 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal, in small letters.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

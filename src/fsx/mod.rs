@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use digest::{FileDigest, MANIFEST, digest_dir, sha256_bytes, sha256_file, verify_digests};
+pub use digest::{FileDigest, MANIFEST, digest_dir, hex, sha256_bytes, sha256_file, verify_digests};
 pub use disk::File;
 pub use lock::Lock;
 pub use room::ensure_room;

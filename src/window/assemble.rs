@@ -1,14 +1,15 @@
 //! Step tables of single days, put together on one grid.
 //!
 //! Two looks at every day: [`survey`] learns which servers and statuses there are, so that [`fill`] can lay the grid out
-//! once and write each value to its place. Memory is the grid, and one day. A window larger than memory is filled a few
-//! servers at a time.
+//! once and write each value to its place. Memory is the grid, and one day, or a few where they are small. A window larger
+//! than memory is filled a few servers at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
+use rayon::prelude::*;
 
 use crate::buffer::step_table::{NO_STATUS, RowCount, StepOutline, StepTable};
 use crate::progress::{Progress, Tick};
@@ -18,10 +19,15 @@ use super::grid::{Grid, Server};
 use super::manifest::Source;
 use super::span::Span;
 
+/// Bytes of step tables that are in memory at once, if they are of more than one day.
+const READ_AHEAD_BYTES: u64 = 8 << 20;
+
 /// Raw rows of one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DayCount {
     pub date: NaiveDate,
+    /// Steps of all servers that have rows.
+    pub n_entries: u64,
     /// Rows that became steps, each key once.
     pub n_raw_rows: u64,
     /// Rows of the day in its files.
@@ -64,8 +70,9 @@ pub fn survey(
     for day in days {
         let outline = outline(*day).with_context(|| format!("read the steps of {day}"))?;
         let n_raw_rows = outline.n_raw_rows();
+        let n_entries = outline.row_counts.iter().map(|count| count.n_steps).sum();
         let n_source_rows = sources.iter().filter(|source| source.date == *day).map(|source| source.n_rows);
-        counts.push(DayCount { date: *day, n_raw_rows, n_source_rows: n_source_rows.sum() });
+        counts.push(DayCount { date: *day, n_entries, n_raw_rows, n_source_rows: n_source_rows.sum() });
         let of_day = outline.profiles.into_iter().zip(outline.row_counts);
         for (name, (profile, count)) in outline.servers.into_iter().zip(of_day) {
             let (last_profile, total) = known.entry(name).or_default();
@@ -83,7 +90,7 @@ pub fn survey(
 }
 
 /// Puts the step tables of the cast's days on the grid of `span`, one column per metric of `schema`, for `servers`
-/// (positions in the cast).
+/// (positions in the cast). `read` gives the tables of some days, in their order.
 ///
 /// Steps outside the span are left out. Where a step reaches across midnight, both days have a part of it: the
 /// earlier day's values stand.
@@ -94,19 +101,42 @@ pub fn fill(
     schema: &Schema,
     cast: &Cast,
     servers: Range<usize>,
-    read: &mut dyn FnMut(NaiveDate) -> Result<StepTable>,
+    read: &mut dyn FnMut(&[NaiveDate]) -> Result<Vec<StepTable>>,
     progress: &dyn Progress,
 ) -> Result<Grid> {
     let mut grid = outline(span, schema, cast).with_room_for(servers);
-    for (done, count) in cast.days.iter().enumerate() {
-        let day = count.date;
-        let table = read(day).with_context(|| format!("read the steps of {day}"))?;
-        ensure_fits(&table, span, schema).with_context(|| format!("use the steps of {day}"))?;
-        take(&mut grid, &table, span);
-        let (done, total) = (done as u64 + 1, cast.days.len() as u64);
-        progress.tick(&Tick { stage: "window", done, total, unit: "days", detail: day.to_string() });
+    let mut done = 0;
+    for days in read_together(&cast.days, schema.metrics.len()) {
+        let tables = read(&days)?;
+        for (table, day) in tables.iter().zip(&days) {
+            ensure_fits(table, span, schema).with_context(|| format!("use the steps of {day}"))?;
+        }
+        take(&mut grid, &tables, span);
+        for day in days {
+            done += 1;
+            let total = cast.days.len() as u64;
+            progress.tick(&Tick { stage: "window", done, total, unit: "days", detail: day.to_string() });
+        }
     }
     Ok(grid)
+}
+
+/// The days in groups that are read at once: as many as are small together, one at least.
+fn read_together(days: &[DayCount], n_metrics: usize) -> Vec<Vec<NaiveDate>> {
+    let mut groups: Vec<Vec<NaiveDate>> = Vec::new();
+    let mut n_bytes = 0;
+    for day in days {
+        let of_day = day.n_entries * StepTable::entry_bytes(n_metrics);
+        n_bytes += of_day;
+        match groups.last_mut() {
+            Some(group) if n_bytes <= READ_AHEAD_BYTES => group.push(day.date),
+            _ => {
+                groups.push(vec![day.date]);
+                n_bytes = of_day;
+            }
+        }
+    }
+    groups
 }
 
 /// The grid of all servers of the cast without its values.
@@ -134,37 +164,45 @@ fn ensure_fits(table: &StepTable, span: &Span, schema: &Schema) -> Result<()> {
     Ok(())
 }
 
-/// Takes over what `table` has of the grid's servers. One that the grid does not know came in since it was laid out:
+/// Takes over what `tables` have of the grid's servers. One that the grid does not know came in since it was laid out:
 /// the caller sees that the sources changed.
-fn take(grid: &mut Grid, table: &StepTable, span: &Span) {
-    let statuses: Vec<u16> = table.statuses.iter().map(|status| number_of(&grid.statuses, status)).collect();
-    let mut entry = 0;
-    while entry < table.len() {
-        // Entries of a server lie together; any order would do.
-        let of_table = table.server_idx[entry];
-        let n_entries = table.server_idx[entry..].iter().take_while(|server| **server == of_table).count();
-        let entries = entry..entry + n_entries;
-        entry = entries.end;
-        let name = &table.servers[of_table as usize];
-        let Ok(server) = grid.servers.binary_search_by(|known| known.name.cmp(name)) else { continue };
-        for entry in entries {
-            if let Some(step) = span.step_at(table.step_ms[entry]) {
-                take_entry(grid, server * grid.n_steps + step, table, entry, &statuses);
-            }
+fn take(grid: &mut Grid, tables: &[StepTable], span: &Span) {
+    let numbers_of = |table: &StepTable| -> Vec<u16> {
+        table.statuses.iter().map(|status| number_of(&grid.statuses, status)).collect()
+    };
+    let tables: Vec<(&StepTable, Vec<u16>)> = tables.iter().map(|table| (table, numbers_of(table))).collect();
+    let (n_steps, n_metrics) = (grid.n_steps.max(1), grid.metrics.len().max(1));
+    let cells = grid.values.par_chunks_mut(n_steps * n_metrics).zip(grid.status.par_chunks_mut(n_steps));
+    grid.servers.par_iter().zip(cells).for_each(|(server, (values, status))| {
+        for (table, numbers) in &tables {
+            take_server(&server.name, (values, status), (table, numbers), span);
         }
-    }
+    });
 }
 
-fn take_entry(grid: &mut Grid, cell: usize, table: &StepTable, entry: usize, statuses: &[u16]) {
-    let n_metrics = grid.metrics.len();
-    let row = &mut grid.values[cell * n_metrics..(cell + 1) * n_metrics];
-    for (value, column) in row.iter_mut().zip(&table.values) {
-        if !value.is_finite() {
-            *value = column[entry];
+/// Takes over what `table` has of one server; `values` and `status` are the server's part of the grid, `numbers` those of
+/// the table's statuses in the grid.
+fn take_server(
+    name: &String,
+    (values, status): (&mut [f32], &mut [u16]),
+    (table, numbers): (&StepTable, &[u16]),
+    span: &Span,
+) {
+    let Ok(of_table) = table.servers.binary_search(name) else { return };
+    let first = table.server_idx.partition_point(|server| (*server as usize) < of_table);
+    let end = table.server_idx.partition_point(|server| (*server as usize) <= of_table);
+    let n_metrics = table.values.len();
+    for entry in first..end {
+        let Some(step) = span.step_at(table.step_ms[entry]) else { continue };
+        let row = &mut values[step * n_metrics..(step + 1) * n_metrics];
+        for (value, column) in row.iter_mut().zip(&table.values) {
+            if !value.is_finite() {
+                *value = column[entry];
+            }
         }
-    }
-    if table.status_idx[entry] != NO_STATUS {
-        grid.status[cell] = statuses[table.status_idx[entry] as usize];
+        if table.status_idx[entry] != NO_STATUS {
+            status[step] = numbers[table.status_idx[entry] as usize];
+        }
     }
 }
 
@@ -191,10 +229,11 @@ mod tests {
         let table = |day: NaiveDate| &tables[(day - first).num_days() as usize];
         let cast = survey(&days, &schema(), &[], &mut |day| Ok(table(day).outline()))?;
         let all = 0..cast.servers.len();
-        let grid = fill(span, &schema(), &cast, all, &mut |day| Ok(table(day).clone()), &Silent)?;
+        let mut read = |days: &[NaiveDate]| Ok(days.iter().map(|day| table(*day).clone()).collect());
+        let grid = fill(span, &schema(), &cast, all, &mut read, &Silent)?;
         for server in 0..cast.servers.len() {
             let alone = server..server + 1;
-            let part = fill(span, &schema(), &cast, alone, &mut |day| Ok(table(day).clone()), &Silent)?;
+            let part = fill(span, &schema(), &cast, alone, &mut read, &Silent)?;
             let cells = server * grid.n_steps..(server + 1) * grid.n_steps;
             let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&part.values), bits(&grid.values[2 * cells.start..2 * cells.end]));
@@ -218,6 +257,19 @@ mod tests {
         assert_eq!(grid.values.iter().filter(|value| value.is_finite()).count(), 6);
         assert_eq!((grid.status[4 + 3], grid.status[3]), (2, 0));
         assert_eq!(cast.days.iter().map(|day| day.n_raw_rows).collect::<Vec<_>>(), [20, 30]);
+    }
+
+    #[test]
+    fn small_days_are_read_together_and_large_ones_alone() {
+        let n_entries = [10, 50_000, 50_000, 500_000, 10, 20];
+        let first: NaiveDate = "2024-01-01".parse().unwrap();
+        let days = first.iter_days().zip(n_entries);
+        let days: Vec<DayCount> = days
+            .map(|(date, n_entries)| DayCount { date, n_entries, n_raw_rows: 0, n_source_rows: 0 })
+            .collect();
+        let groups = read_together(&days, 14);
+        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1, 2]);
+        assert_eq!(groups.concat(), days.iter().map(|day| day.date).collect::<Vec<_>>());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use chrono::{DateTime, NaiveDate, Utc};
+use rayon::prelude::*;
 
 use crate::buffer::step_table::{StepOutline, StepTable};
 use crate::buffer::{Buffer, SourceDigest};
@@ -36,6 +37,14 @@ impl DaySource for Buffer {
     fn read(&self, day: NaiveDate) -> Result<(StepTable, Vec<Source>)> {
         let (table, digests) = self.read_day(day)?;
         Ok((table, sources_of(day, digests)))
+    }
+
+    fn read_all(&self, days: &[NaiveDate]) -> Result<Vec<(StepTable, Vec<Source>)>> {
+        // Rows that have to be sorted first take memory, one day at a time.
+        if days.iter().all(|day| self.has_steps(*day)) {
+            return days.par_iter().map(|day| self.read(*day)).collect();
+        }
+        days.iter().map(|day| self.read(*day)).collect()
     }
 }
 

@@ -62,6 +62,10 @@ pub trait DaySource {
     fn outline(&self, day: NaiveDate) -> Result<StepOutline>;
     /// The day's step aggregates, and the files they were made of.
     fn read(&self, day: NaiveDate) -> Result<(StepTable, Vec<Source>)>;
+    /// [`DaySource::read`] of some days, in their order; side by side, where that takes less time.
+    fn read_all(&self, days: &[NaiveDate]) -> Result<Vec<(StepTable, Vec<Source>)>> {
+        days.iter().map(|day| self.read(*day).with_context(|| format!("read the steps of {day}"))).collect()
+    }
 }
 
 /// Everything decided before the first value is read.
@@ -152,7 +156,9 @@ pub fn recent_from(
     let mut tables: BTreeMap<NaiveDate, StepTable> = days.iter().map(read).collect::<Result<_>>()?;
     let schema = site.schema();
     let cast = survey(&days, &schema, &[], &mut |day| Ok(tables[&day].outline()))?;
-    let mut take = |day: NaiveDate| tables.remove(&day).context("each day is there once");
+    let mut take = |days: &[NaiveDate]| {
+        days.iter().map(|day| tables.remove(day).context("each day is there once")).collect()
+    };
     fill(&span, &schema, &cast, 0..cast.servers.len(), &mut take, progress)
 }
 
@@ -268,10 +274,10 @@ fn look(
     let mut sources = Vec::new();
     for servers in groups(&cast, site, bytes_a_server(span.n_steps, schema.metrics.len())) {
         let mut of_group = Vec::with_capacity(plan.sources.len());
-        let mut read = |day: NaiveDate| {
-            let (table, of_day) = source.read(day)?;
-            of_group.extend(of_day);
-            Ok(table)
+        let mut read = |days: &[NaiveDate]| {
+            let (tables, of_days): (Vec<_>, Vec<_>) = source.read_all(days)?.into_iter().unzip();
+            of_group.extend(of_days.concat());
+            Ok(tables)
         };
         let grid = fill(span, &schema, &cast, servers, &mut read, progress)?;
         sources.push(of_group);

@@ -5,11 +5,13 @@
 //! time, so that neither needs more than the grid and a few megabytes.
 
 use std::fs::File;
+use std::io::BufWriter;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use polars::prelude::*;
+use rayon::prelude::*;
 
 use crate::fsx::disk;
 
@@ -17,6 +19,8 @@ use super::grid::Grid;
 
 /// Rows of a row group, about.
 const GROUP_ROWS: usize = 1 << 17;
+/// Bytes that are written at once.
+const WRITE_BYTES: usize = 1 << 18;
 
 const SERVER: &str = "server_name";
 const TIME: &str = "timestamp";
@@ -28,7 +32,7 @@ pub(super) struct StepsWriter {
     /// Rows of a row group, about.
     group_rows: usize,
     /// Opened with the first grid, which knows the columns.
-    writer: Option<BatchedWriter<disk::File>>,
+    writer: Option<BatchedWriter<BufWriter<disk::File>>>,
     /// Rows that do not fill a row group yet, and of how many servers they are.
     pending: Option<DataFrame>,
     n_pending: usize,
@@ -54,7 +58,9 @@ impl StepsWriter {
     fn try_add(&mut self, grid: &Grid, mut servers: &[usize]) -> Result<()> {
         if self.writer.is_none() {
             let schema = frame(grid, &[])?.schema().clone();
-            self.writer = Some(ParquetWriter::new(disk::File::create_new(&self.path)?).batched(&schema)?);
+            // The parquet writer has thousands of small pieces to write.
+            let sink = BufWriter::with_capacity(WRITE_BYTES, disk::File::create_new(&self.path)?);
+            self.writer = Some(ParquetWriter::new(sink).batched(&schema)?);
         }
         let n_a_group = (self.group_rows / grid.n_steps.max(1)).max(1);
         while !servers.is_empty() {
@@ -125,14 +131,14 @@ fn frame(grid: &Grid, cells: &[(usize, usize)]) -> Result<DataFrame> {
         StringChunked::from_iter_options(SERVER.into(), names).into_series().into_column(),
         times.into_series().into_column(),
     ];
-    for (metric, name) in grid.metrics.iter().enumerate() {
+    let column = |(metric, name): (usize, &String)| {
         let values = cells.iter().map(|(server, step)| {
             let value = grid.row(*server, *step)[metric];
             value.is_finite().then_some(value)
         });
-        let values = Float32Chunked::from_iter_options(name.as_str().into(), values);
-        columns.push(values.into_series().into_column());
-    }
+        Float32Chunked::from_iter_options(name.as_str().into(), values).into_series().into_column()
+    };
+    columns.par_extend(grid.metrics.par_iter().enumerate().map(column));
     if !grid.statuses.is_empty() {
         let status = |(server, step): &(usize, usize)| {
             let number = usize::from(grid.status[server * grid.n_steps + step]);

@@ -406,7 +406,7 @@ impl<'a> Intake<'a> {
 
     fn take_parquet(&mut self, input: ParquetInput) -> Result<()> {
         self.report.n_bytes = input.file.metadata()?.len();
-        let mut file = ParquetFile::of(input.file)?;
+        let file = ParquetFile::of(input.file)?;
         for name in file.numeric_columns() {
             if self.fields.get(&name).is_none() {
                 *self.unknown.0.entry(name).or_default() += file.n_rows() as u64;

@@ -145,7 +145,7 @@ impl Sample {
         }
     }
 
-    fn add_parquet(&mut self, mut file: ParquetFile) -> Result<()> {
+    fn add_parquet(&mut self, file: ParquetFile) -> Result<()> {
         for key in ["timestamp", "server_name"] {
             ensure!(file.has_column(key), "it has no column `{key}`");
         }

@@ -18,8 +18,7 @@ use super::day_file;
 ///
 /// - Errors: the file is damaged, so that its copy would be; the disk refuses; the copy is not the original.
 pub(in crate::buffer) fn copy(path: &Path, date: NaiveDate, archive_dir: &Path) -> Result<PathBuf> {
-    day_file::ensure_whole(path, date)?;
-    let sha256 = fsx::sha256_file(path)?;
+    let sha256 = day_file::ensure_whole(path, date)?;
     for target in [day_file::path(archive_dir, date), other_name(archive_dir, date, &sha256)] {
         if fsx::exists(&target)? {
             if fsx::sha256_file(&target)? == sha256 {

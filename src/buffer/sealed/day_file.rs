@@ -41,12 +41,14 @@ pub(in crate::buffer) fn must_be_stamped(file: &ParquetFile) -> bool {
     file.value_of(FORMAT_KEY).and_then(|format| format.parse::<u32>().ok()).is_some_and(|format| format >= 2)
 }
 
-/// Checks that a file is the one that was stamped; one without a stamp passes.
+/// Checks that a file is the one that was stamped, and returns its sha256; one without a stamp passes.
 ///
 /// - Errors: it is damaged, with the hint to mend it; or it cannot be read.
-pub(in crate::buffer) fn ensure_whole(path: &Path, date: NaiveDate) -> Result<()> {
-    if stamp::check(path)? != Stamped::Damaged {
-        return Ok(());
+pub(in crate::buffer) fn ensure_whole(path: &Path, date: NaiveDate) -> Result<String> {
+    match stamp::check_and_digest(path)? {
+        None => return fsx::sha256_file(path),
+        Some((Stamped::Damaged, _)) => {}
+        Some((_, sha256)) => return Ok(sha256),
     }
     Err(anyhow!("{}: its bytes are not those that were sealed", path.display()))
         .hint(|| format!("`tftctl buffer repair --day {date}` keeps what can be read of it"))

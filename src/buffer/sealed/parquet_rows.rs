@@ -12,8 +12,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use polars::prelude::{
-    ArrowDataType, DataFrame, DataType, Float32Chunked, Int64Chunked, ParallelStrategy, ParquetReader,
-    SerReader, StringChunked, TimeUnit,
+    ArrowDataType, Column, DataType, Float32Chunked, ParallelStrategy, ParquetReader, SerReader,
+    StringChunked, TimeUnit,
 };
 
 use crate::calendar::PLAUSIBLE_MS;
@@ -165,11 +165,12 @@ impl ParquetFile {
 
     /// Parts of the file that are read at once, within row groups.
     pub fn slices(&self) -> Vec<Range<usize>> {
-        self.slices_overlapping(None)
+        self.slices_overlapping(None, SLICE_ROWS)
     }
 
-    /// [`ParquetFile::slices`] without the row groups that lie outside of `[start, end)` by their statistics.
-    fn slices_overlapping(&self, bounds: Option<(i64, i64)>) -> Vec<Range<usize>> {
+    /// Parts of at most `max_rows` within row groups, without the row groups that lie outside of `[start, end)` by their
+    /// statistics.
+    pub fn slices_overlapping(&self, bounds: Option<(i64, i64)>, max_rows: usize) -> Vec<Range<usize>> {
         let mut slices = Vec::new();
         let mut start = 0;
         for (group, meta) in self.meta.row_groups.iter().enumerate() {
@@ -179,39 +180,37 @@ impl ParquetFile {
                 _ => false,
             };
             if !is_outside {
-                let starts = (start..end).step_by(SLICE_ROWS);
-                slices.extend(starts.map(|first| first..end.min(first + SLICE_ROWS)));
+                let starts = (start..end).step_by(max_rows);
+                slices.extend(starts.map(|first| first..end.min(first + max_rows)));
             }
             start = end;
         }
         slices
     }
 
+    /// The part of the file with the rows `slice`, which lie within one row group; nothing is read yet.
+    pub fn part(&self, slice: &Range<usize>) -> Part<'_> {
+        // Alone, the row group is decoded by whoever asks, and no other one is looked at.
+        let mut meta = (*self.meta).clone();
+        let (mut first, mut end) = (0, 0);
+        meta.row_groups.retain(|group| {
+            let start = end;
+            end += group.num_rows();
+            let is_it = (start..end).contains(&slice.start);
+            if is_it {
+                first = start;
+            }
+            is_it
+        });
+        meta.num_rows = meta.row_groups.iter().map(|group| group.num_rows()).sum();
+        Part { file: self, meta: meta.into(), rows: slice.start - first..slice.end - first }
+    }
+
     /// Reads the rows of `slice` with the given columns; those the file lacks are missing values.
     ///
     /// - Errors: the content is damaged, a key column is missing, or a column has the wrong type (it is named).
-    pub fn read_slice(&mut self, slice: &Range<usize>, columns: &Columns<'_>) -> Result<Slice> {
-        for key in &columns.keys[..2] {
-            ensure!(self.has_column(key), "it has no column `{key}`");
-        }
-        for (name, _) in &columns.values {
-            if let Some(field) = self.schema.get(name) {
-                ensure!(is_numeric(field.dtype()), "its column `{name}` is not numeric");
-            }
-        }
-        let wanted = columns.keys.iter().copied().chain(columns.values.iter().map(|(name, _)| *name));
-        let wanted: Vec<String> = wanted.filter(|name| self.has_column(name)).map(str::to_owned).collect();
-        let frame = guarded(|| {
-            let mut reader = ParquetReader::new(self.reader.try_clone()?)
-                .read_parallel(ParallelStrategy::RowGroups)
-                .with_slice(Some((slice.start, slice.len())))
-                .with_columns(Some(wanted))
-                .set_rechunk(true);
-            reader.set_metadata(self.meta.clone());
-            reader.finish()
-        })?;
-        ensure!(frame.height() == slice.len(), "it ends before the rows its footer promises");
-        Slice::of(&frame, columns)
+    pub fn read_slice(&self, slice: &Range<usize>, columns: &Columns<'_>) -> Result<Slice> {
+        self.part(slice).read(columns)
     }
 
     /// Passes all rows with event times in `bounds` (all, if there are none) to `each`, in batches, in the
@@ -239,8 +238,67 @@ impl ParquetFile {
         bounds: Option<(i64, i64)>,
         each: &mut dyn FnMut(&Slice) -> Result<()>,
     ) -> Result<()> {
-        for slice in self.slices_overlapping(bounds) {
+        for slice in self.slices_overlapping(bounds, SLICE_ROWS) {
             each(&self.read_slice(&slice, columns)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Some rows of a file, of which columns can be read one by one, and by several threads.
+pub(in crate::buffer) struct Part<'a> {
+    file: &'a ParquetFile,
+    /// The file's own, with one row group.
+    meta: polars::prelude::FileMetadataRef,
+    /// Within the row group.
+    rows: Range<usize>,
+}
+
+impl Part<'_> {
+    /// [`ParquetFile::read_slice`] of this part.
+    pub fn read(&self, columns: &Columns<'_>) -> Result<Slice> {
+        Slice::of(self, columns)
+    }
+
+    /// A column; `None` if the file has none of that name.
+    fn column(&self, name: &str) -> Result<Option<Column>> {
+        if !self.file.has_column(name) {
+            return Ok(None);
+        }
+        let frame = guarded(|| {
+            let mut reader = ParquetReader::new(self.file.reader.try_clone()?)
+                .read_parallel(ParallelStrategy::None)
+                .with_slice(Some((self.rows.start, self.rows.len())))
+                .with_columns(Some(vec![name.to_owned()]))
+                .set_rechunk(true);
+            reader.set_metadata(self.meta.clone());
+            reader.finish()
+        })?;
+        ensure!(frame.height() == self.rows.len(), "it ends before the rows its footer promises");
+        Ok(frame.columns().first().cloned())
+    }
+
+    /// A column that has to be there.
+    pub fn key_column(&self, name: &str) -> Result<Column> {
+        self.column(name)?.with_context(|| format!("it has no column `{name}`"))
+    }
+
+    /// A column of numbers; `None` if the file has none of that name.
+    fn number_column(&self, name: &str) -> Result<Option<Column>> {
+        if let Some(field) = self.file.schema.get(name) {
+            ensure!(is_numeric(field.dtype()), "its column `{name}` is not numeric");
+        }
+        self.column(name)
+    }
+
+    /// Passes the values of a metric to `take`, NaN for missing; nothing happens if the file has no such column.
+    pub fn with_values(&self, name: &str, take: impl FnOnce(&[f32])) -> Result<()> {
+        let Some(column) = self.number_column(name)? else { return Ok(()) };
+        let floats = column.cast(&DataType::Float32).map_err(|error| anyhow!("{error}"))?;
+        let floats: &Float32Chunked = floats.f32().map_err(|error| anyhow!("{error}"))?;
+        match floats.cont_slice() {
+            Ok(values) => take(values),
+            Err(_) => take(&floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect::<Vec<f32>>()),
         }
         Ok(())
     }
@@ -260,10 +318,14 @@ fn to_ms(time: i64, unit: TimeUnit) -> i64 {
     }
 }
 
+/// Stands for a time that is missing.
+const NO_TIME: i64 = i64::MIN;
+
 enum Times {
-    Ms(Vec<Option<i64>>),
-    /// What a clock without a zone showed.
-    Local(Vec<Option<i64>>),
+    /// [`NO_TIME`] for missing.
+    Ms(Vec<i64>),
+    /// What a clock without a zone showed; [`NO_TIME`] for missing.
+    Local(Vec<i64>),
     Epoch(Vec<Option<f64>>),
     Text(StringChunked),
 }
@@ -299,28 +361,22 @@ pub(in crate::buffer) struct RowKind {
 }
 
 impl Slice {
-    fn of(frame: &DataFrame, columns: &Columns<'_>) -> Result<Self> {
-        let mut texts = Texts::default();
-        let mut ids = |name: &str| -> Result<Vec<u32>> {
-            let Ok(column) = frame.column(name) else { return Ok(vec![NO_TEXT; frame.height()]) };
-            let column = column.str().map_err(|_| anyhow!("its column `{name}` is not text"))?;
-            let mut before: (Option<&str>, u32) = (None, NO_TEXT);
-            let ids = column.iter().map(|text| {
-                // Rows of a server lie together.
-                if text != before.0 {
-                    before = (text, texts.optional_id(text));
-                }
-                before.1
-            });
-            Ok(ids.collect())
-        };
+    fn of(part: &Part<'_>, columns: &Columns<'_>) -> Result<Self> {
         let [timestamp, server, profile, status] = columns.keys;
-        let (server, profile, status) = (ids(server)?, ids(profile)?, ids(status)?);
+        let mut texts = Texts::default();
+        let mut optional = |name: &str| match part.column(name)? {
+            Some(column) => text_ids(&column, &mut texts),
+            None => Ok(vec![NO_TEXT; part.rows.len()]),
+        };
+        // One after the other, so that not all of them are in memory twice.
+        let times = times_of(&part.key_column(timestamp)?)?;
+        ensure!(part.file.has_column(server), "it has no column `{server}`");
+        let (server, profile, status) = (optional(server)?, optional(profile)?, optional(status)?);
         let mut values = vec![None; columns.n_metrics];
         for (name, target) in &columns.values {
-            values[target.metric] = numbers(frame, name, *target)?;
+            values[target.metric] = numbers(part, name, *target)?;
         }
-        Ok(Self { times: times_of(frame, timestamp)?, texts, server, profile, status, values })
+        Ok(Self { times, texts, server, profile, status, values })
     }
 
     pub fn len(&self) -> usize {
@@ -329,8 +385,8 @@ impl Slice {
 
     pub fn time(&self, idx: usize) -> SliceTime<'_> {
         let time = match &self.times {
-            Times::Ms(times) => times[idx].map(SliceTime::At),
-            Times::Local(times) => times[idx].map(SliceTime::Local),
+            Times::Ms(times) => Some(times[idx]).filter(|time| *time != NO_TIME).map(SliceTime::At),
+            Times::Local(times) => Some(times[idx]).filter(|time| *time != NO_TIME).map(SliceTime::Local),
             Times::Epoch(times) => times[idx].map(SliceTime::Epoch),
             Times::Text(times) => times.get(idx).map(SliceTime::Text),
         };
@@ -344,11 +400,6 @@ impl Slice {
 
     pub fn kind(&self, idx: usize) -> RowKind {
         RowKind { server: self.server[idx], profile: self.profile[idx], status: self.status[idx] }
-    }
-
-    /// The values of each metric, NaN for missing; `None` for one that the file lacks.
-    pub fn columns(&self) -> impl Iterator<Item = Option<&[f32]>> {
-        self.values.iter().map(|column| column.as_deref())
     }
 
     fn values(&self, idx: usize, values: &mut [f32]) {
@@ -410,32 +461,57 @@ impl Slice {
     }
 }
 
-/// A column as values of a metric; `None` if there is no such column.
-fn numbers(frame: &DataFrame, name: &str, target: Target) -> Result<Option<Vec<f32>>> {
-    let Ok(column) = frame.column(name) else { return Ok(None) };
-    if target.is_plain() {
-        let floats = column.cast(&DataType::Float32).map_err(|error| anyhow!("{error}"))?;
-        let floats: &Float32Chunked = floats.f32().map_err(|error| anyhow!("{error}"))?;
-        return Ok(Some(match floats.cont_slice() {
-            Ok(values) => values.to_vec(),
-            Err(_) => floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect(),
-        }));
+/// The numbers of a column's texts among `texts`, [`NO_TEXT`] for none.
+pub(in crate::buffer) fn text_ids(column: &Column, texts: &mut Texts) -> Result<Vec<u32>> {
+    let given = column.str().map_err(|_| anyhow!("its column `{}` is not text", column.name()))?;
+    if given.null_count() > 0 {
+        let ids = given.iter().scan((None, NO_TEXT), |before, text| {
+            // Rows of a server lie together.
+            if text != before.0 {
+                *before = (text, texts.optional_id(text));
+            }
+            Some(before.1)
+        });
+        return Ok(ids.collect());
     }
+    let mut ids = Vec::with_capacity(given.len());
+    for chunk in given.downcast_iter() {
+        let mut before = None;
+        for (idx, view) in chunk.views().iter().enumerate() {
+            // Equal views of one chunk show the same text; comparing them costs no look at it.
+            let view = view.as_u128();
+            let id = match before {
+                Some((known, id)) if known == view => id,
+                _ => texts.id(chunk.value(idx)),
+            };
+            before = Some((view, id));
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+/// A column as values of a metric; `None` if there is no such column.
+fn numbers(part: &Part<'_>, name: &str, target: Target) -> Result<Option<Vec<f32>>> {
+    if target.is_plain() {
+        let mut found = None;
+        part.with_values(name, |values| found = Some(values.to_vec()))?;
+        return Ok(found);
+    }
+    let Some(column) = part.number_column(name)? else { return Ok(None) };
     // Converted before it is narrowed: a counter of bytes has more digits than 32 bits hold.
     let doubles = column.cast(&DataType::Float64).map_err(|error| anyhow!("{error}"))?;
     let doubles = doubles.f64().map_err(|error| anyhow!("{error}"))?;
     Ok(Some(doubles.iter().map(|value| target.convert(value.unwrap_or(f64::NAN)) as f32).collect()))
 }
 
-fn times_of(frame: &DataFrame, name: &str) -> Result<Times> {
-    let column = frame.column(name).map_err(|_| anyhow!("it has no column `{name}`"))?;
+fn times_of(column: &Column) -> Result<Times> {
     let series = column.as_materialized_series();
-    let integers = |chunked: &Int64Chunked| chunked.iter().collect::<Vec<Option<i64>>>();
     match series.dtype() {
         DataType::Datetime(unit, zone) => {
             let physical = series.to_physical_repr();
-            let times = integers(physical.i64().map_err(|error| anyhow!("{error}"))?);
-            let times = times.into_iter().map(|time| Some(to_ms(time?, *unit))).collect();
+            let times = physical.i64().map_err(|error| anyhow!("{error}"))?;
+            let times = times.iter().map(|time| time.map_or(NO_TIME, |time| to_ms(time, *unit))).collect();
             Ok(if zone.is_some() { Times::Ms(times) } else { Times::Local(times) })
         }
         DataType::String => Ok(Times::Text(series.str().map_err(|error| anyhow!("{error}"))?.clone())),
@@ -443,6 +519,6 @@ fn times_of(frame: &DataFrame, name: &str) -> Result<Times> {
             let numbers = series.cast(&DataType::Float64).map_err(|error| anyhow!("{error}"))?;
             Ok(Times::Epoch(numbers.f64().map_err(|error| anyhow!("{error}"))?.iter().collect()))
         }
-        dtype => bail!("its column `{name}` is {dtype}, not a time"),
+        dtype => bail!("its column `{}` is {dtype}, not a time", column.name()),
     }
 }

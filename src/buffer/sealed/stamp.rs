@@ -16,6 +16,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
+use crate::fsx;
+
 /// The name of the pair.
 pub(in crate::buffer) const KEY: &str = "tftctl.stamp";
 
@@ -121,12 +123,21 @@ pub(in crate::buffer) fn seal(file: &mut (impl Read + Write + Seek)) -> Result<(
 /// - Errors: it cannot be read; it is named. A damaged footer is no error: where no stamp can be found in it, the answer
 ///   is [`Stamped::Never`], and the footer's reader says what is wrong.
 pub(in crate::buffer) fn check(path: &Path) -> Result<Stamped> {
-    let check = || -> Result<Stamped> {
+    Ok(check_and_digest(path)?.map_or(Stamped::Never, |(stamped, _)| stamped))
+}
+
+/// [`check`] with the sha256 of the file as it lies there, in hexadecimal: its bytes are read and hashed once for both.
+/// `None`: it has no stamp, and was not hashed.
+pub(in crate::buffer) fn check_and_digest(path: &Path) -> Result<Option<(Stamped, String)>> {
+    let check = || -> Result<Option<(Stamped, String)>> {
         let mut file = File::open(path)?;
-        let Some(footer) = Footer::read(&mut file)? else { return Ok(Stamped::Never) };
-        let Some(found) = footer.digits() else { return Ok(Stamped::Never) };
-        let is_whole = digits_of(&mut file, &footer, &footer.trailer)?.as_bytes() == found;
-        Ok(if is_whole { Stamped::Whole } else { Stamped::Damaged })
+        let Some(footer) = Footer::read(&mut file)? else { return Ok(None) };
+        let Some(found) = footer.digits() else { return Ok(None) };
+        let pages = hash_of_pages(&mut file, &footer)?;
+        let is_whole = digits_behind(pages.clone(), &footer, &footer.trailer).as_bytes() == found;
+        let whole_file = pages.chain_update(&footer.bytes).chain_update(&footer.trailer).finalize();
+        let stamped = if is_whole { Stamped::Whole } else { Stamped::Damaged };
+        Ok(Some((stamped, fsx::hex(&whole_file))))
     };
     check().with_context(|| format!("read {}", path.display()))
 }
@@ -143,22 +154,24 @@ pub(in crate::buffer) fn is_footer_whole(path: &Path) -> Result<bool> {
 
 /// The digits that belong into a file with this footer.
 fn digits_of(file: &mut (impl Read + Seek), footer: &Footer, trailer: &[u8]) -> Result<String> {
-    let mut hasher = Sha256::new();
-    hash_to(file, footer.start, &mut hasher)?;
+    Ok(digits_behind(hash_of_pages(file, footer)?, footer, trailer))
+}
+
+/// The digits that belong into a file with this footer, where `pages` is the hash of what lies before it.
+fn digits_behind(pages: Sha256, footer: &Footer, trailer: &[u8]) -> String {
     let mut bytes = footer.bytes.clone();
     if let Some(at) = footer.digits_at {
         bytes[at..at + N_DIGITS].fill(b'0');
     }
-    hasher.update(&bytes);
-    hasher.update(trailer);
-    let sha256: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{sha256}{:08x}", footer.crc()))
+    let sha256 = fsx::hex(&pages.chain_update(&bytes).chain_update(trailer).finalize());
+    format!("{sha256}{:08x}", footer.crc())
 }
 
-/// Hashes the first `n_bytes` of the file.
-fn hash_to(file: &mut (impl Read + Seek), n_bytes: u64, hasher: &mut Sha256) -> Result<()> {
+/// The hash of the file up to its footer, to be gone on with.
+fn hash_of_pages(file: &mut (impl Read + Seek), footer: &Footer) -> Result<Sha256> {
+    let mut hasher = Sha256::new();
     file.seek(SeekFrom::Start(0))?;
-    let mut rest = n_bytes;
+    let mut rest = footer.start;
     let mut chunk = vec![0; 1 << 18];
     while rest > 0 {
         let n_wanted = usize::try_from(rest).unwrap_or(usize::MAX).min(chunk.len());
@@ -166,7 +179,7 @@ fn hash_to(file: &mut (impl Read + Seek), n_bytes: u64, hasher: &mut Sha256) -> 
         hasher.update(&chunk[..n_wanted]);
         rest -= n_wanted as u64;
     }
-    Ok(())
+    Ok(hasher)
 }
 
 /// The end of a file whose footer or trailer had one bit flipped, with that bit turned back: where it begins, and its bytes.
@@ -297,6 +310,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = stamped(dir.path());
         assert_eq!(check(&path).unwrap(), Stamped::Whole);
+        let digest = fsx::sha256_file(&path).unwrap();
+        assert_eq!(check_and_digest(&path).unwrap(), Some((Stamped::Whole, digest)));
         let bytes = std::fs::read(&path).unwrap();
         for bit in 0..8 * bytes.len() {
             let mut damaged = bytes.clone();

@@ -4,12 +4,19 @@
 //! with status `offline` count as rows and give the step its status, but their metrics are missing data, not
 //! zeros. Where a day of the zone begins inside a step (a zone a fraction of a step off UTC), both days have a
 //! part of that step.
+//!
+//! Rows come one by one, or many at once: then their keys say first which of them go into which entry, and the metrics
+//! are added up column by column, on several threads ([`cells`]).
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::schema::{Aggregation, Schema};
+use anyhow::Result;
+use rayon::prelude::*;
 
+use crate::schema::Schema;
+
+use super::cells::{CellColumn, Run};
 use super::step_table::{NO_STATUS, StepTable};
 use crate::buffer::intake::record::is_offline;
 use crate::buffer::rows::{NO_TEXT, Row, Texts};
@@ -18,9 +25,11 @@ use crate::buffer::sealed::parquet_rows::Slice;
 /// Builds a [`StepTable`] from rows; the rows of each server must come in ascending order of time.
 pub(in crate::buffer) struct StepBuilder {
     step_secs: u32,
-    aggregations: Vec<Aggregation>,
     ids: HashMap<String, usize>,
     servers: Vec<Server>,
+    entries: Entries,
+    /// Per metric.
+    columns: Vec<CellColumn>,
     statuses: Texts,
     /// The server of the row before: mostly the same.
     last_server: usize,
@@ -30,74 +39,33 @@ struct Server {
     name: String,
     profile: Option<String>,
     last_ms: i64,
-    open: OpenStep,
+    /// The entry of its newest row.
+    open: Option<usize>,
+}
+
+/// The entries of the table in the making, in the order in which they began.
+#[derive(Default)]
+struct Entries {
+    /// Position among the servers.
+    server: Vec<u32>,
     step_ms: Vec<i64>,
     n_rows: Vec<u32>,
+    /// Text ids.
     status: Vec<u32>,
-    /// `[entry][metric]`.
-    values: Vec<f32>,
 }
 
-/// The step that the newest row of a server belongs to.
-struct OpenStep {
-    step_ms: i64,
-    n_rows: u32,
-    status: u32,
-    cells: Vec<Cell>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Cell {
-    value: f64,
-    n: u32,
-}
-
-impl Cell {
-    fn add(&mut self, value: f32, aggregation: Aggregation) {
-        let value = f64::from(value);
-        self.value = match aggregation {
-            _ if self.n == 0 => value,
-            Aggregation::Mean | Aggregation::Sum => self.value + value,
-            Aggregation::Max => self.value.max(value),
-            Aggregation::Min => self.value.min(value),
-            Aggregation::Last => value,
-        };
-        self.n += 1;
-    }
-
-    /// [`Cell::add`] of all values that are finite.
-    fn add_all(&mut self, values: &[f32], aggregation: Aggregation) {
-        let finite = values.iter().filter(|value| value.is_finite());
-        if !matches!(aggregation, Aggregation::Mean | Aggregation::Sum) {
-            return finite.for_each(|value| self.add(*value, aggregation));
-        }
-        // The negative zero is what changes no number it is added to.
-        let mut sum = if self.n == 0 { -0.0 } else { self.value };
-        for value in finite {
-            sum += f64::from(*value);
-            self.n += 1;
-        }
-        if self.n > 0 {
-            self.value = sum;
-        }
-    }
-
-    fn result(self, aggregation: Aggregation) -> f32 {
-        match aggregation {
-            _ if self.n == 0 => f32::NAN,
-            Aggregation::Mean => (self.value / f64::from(self.n)) as f32,
-            _ => self.value as f32,
-        }
-    }
-}
+/// Passes the values of one metric (its position in the schema), one per row of a slice, to what takes them; where the
+/// file has no such column, nothing is passed on.
+pub(in crate::buffer) type ReadValues<'a> = &'a (dyn Fn(usize, &mut dyn FnMut(&[f32])) -> Result<()> + Sync);
 
 impl StepBuilder {
     pub fn new(schema: &Schema, step_secs: u32) -> Self {
         Self {
             step_secs,
-            aggregations: schema.metrics.iter().map(|metric| metric.aggregation).collect(),
             ids: HashMap::new(),
             servers: Vec::new(),
+            entries: Entries::default(),
+            columns: schema.metrics.iter().map(|metric| CellColumn::new(metric.aggregation)).collect(),
             statuses: Texts::default(),
             last_server: usize::MAX,
         }
@@ -105,68 +73,115 @@ impl StepBuilder {
 
     /// Takes a row; false (and not taken) if it is not newer than the server's row before.
     pub fn push(&mut self, row: Row<'_>) -> bool {
-        let (server, status) = (self.server_of(row.server), self.statuses.optional_id(row.status));
-        let server = &mut self.servers[server];
-        if row.time_ms <= server.last_ms {
-            return false;
-        }
-        server.last_ms = row.time_ms;
-        server.begin(step_of(row.time_ms, self.step_secs), 1, row.profile, status, &self.aggregations);
+        let server = self.server_of(row.server);
+        let (status, times) = (self.statuses.optional_id(row.status), (row.time_ms, row.time_ms));
+        let Some(entry) = self.begin(server, times, 1, row.profile, status) else { return false };
         if !row.status.is_some_and(is_offline) {
-            let cells = server.open.cells.iter_mut().zip(row.values).zip(&self.aggregations);
-            cells.for_each(|((cell, value), how)| cell.add_all(std::slice::from_ref(value), *how));
+            for (column, value) in self.columns.iter_mut().zip(row.values) {
+                column.make_room(self.servers.len(), self.entries.step_ms.len());
+                column.add(server, entry, std::slice::from_ref(value));
+            }
         }
         true
     }
 
-    /// Takes the rows of `slice` with a key and an event time in `[start, end)`; `None` if one of them is not newer than
-    /// its server's row before, else their number.
-    pub fn push_slice(&mut self, slice: &Slice, bounds: (i64, i64)) -> Option<u64> {
-        let time_of = |idx| slice.key_time_ms(idx).filter(|time_ms| (bounds.0..bounds.1).contains(time_ms));
+    /// Takes the rows of a slice with a key and an event time in `[start, end)`: `keys` are its rows without metrics, whose
+    /// values `read` gives. `None` if one of them is not newer than its server's row before, else their number; then the
+    /// builder is of no use any more.
+    ///
+    /// - Errors: those of `read`.
+    pub fn push_slice(
+        &mut self,
+        keys: &Slice,
+        bounds: (i64, i64),
+        read: ReadValues<'_>,
+    ) -> Result<Option<u64>> {
+        let mut runs = Vec::new();
+        let Some(n_rows) = self.find_runs(keys, bounds, &mut runs) else { return Ok(None) };
+        let (n_servers, n_entries) = (self.servers.len(), self.entries.step_ms.len());
+        self.columns.par_iter_mut().enumerate().try_for_each(|(metric, column)| {
+            column.make_room(n_servers, n_entries);
+            read(metric, &mut |values| column.add_runs(&runs, values))
+        })?;
+        Ok(Some(n_rows))
+    }
+
+    /// Which rows of a slice go into which entry; those of servers that were offline go into none.
+    fn find_runs(&mut self, keys: &Slice, bounds: (i64, i64), runs: &mut Vec<Run>) -> Option<u64> {
+        let time_of = |idx| keys.key_time_ms(idx).filter(|time_ms| (bounds.0..bounds.1).contains(time_ms));
         let mut n_rows = 0;
         let mut begin = 0;
-        while begin < slice.len() {
+        while begin < keys.len() {
             let Some(first_ms) = time_of(begin) else {
                 begin += 1;
                 continue;
             };
-            let (kind, step_ms) = (slice.kind(begin), step_of(first_ms, self.step_secs));
-            let step_end_ms = step_ms + 1000 * i64::from(self.step_secs);
+            let kind = keys.kind(begin);
+            let step_end_ms = step_of(first_ms, self.step_secs) + 1000 * i64::from(self.step_secs);
             let (mut end, mut last_ms) = (begin + 1, first_ms);
-            while end < slice.len() && slice.kind(end) == kind {
+            while end < keys.len() && keys.kind(end) == kind {
                 match time_of(end) {
                     Some(time_ms) if last_ms < time_ms && time_ms < step_end_ms => last_ms = time_ms,
                     _ => break,
                 }
                 end += 1;
             }
-            self.push_run(slice, begin..end, (first_ms, last_ms))?;
+            self.find_run(keys, begin..end, (first_ms, last_ms), runs)?;
             n_rows += (end - begin) as u64;
             begin = end;
         }
         Some(n_rows)
     }
 
-    /// Takes rows of one kind and step that ascend in time; `None` if they do not come after those before.
-    fn push_run(&mut self, slice: &Slice, rows: Range<usize>, (first_ms, last_ms): (i64, i64)) -> Option<()> {
-        let kind = slice.kind(rows.start);
-        let status_text = slice.text(kind.status);
-        let server = self.server_of(slice.text(kind.server).expect("a row with a key has a server"));
+    /// Takes the keys of rows of one kind and step that ascend in time; `None` if they do not come after those before.
+    fn find_run(
+        &mut self,
+        keys: &Slice,
+        rows: Range<usize>,
+        times: (i64, i64),
+        runs: &mut Vec<Run>,
+    ) -> Option<()> {
+        let kind = keys.kind(rows.start);
+        let status_text = keys.text(kind.status);
+        let server = self.server_of(keys.text(kind.server).expect("a row with a key has a server"));
         let status = self.statuses.optional_id(status_text);
-        let server = &mut self.servers[server];
-        if first_ms <= server.last_ms {
-            return None;
-        }
-        server.last_ms = last_ms;
-        let (step_ms, n_rows) = (step_of(first_ms, self.step_secs), rows.len() as u32);
-        server.begin(step_ms, n_rows, slice.text(kind.profile), status, &self.aggregations);
+        let entry = self.begin(server, times, rows.len() as u32, keys.text(kind.profile), status)?;
         if !status_text.is_some_and(is_offline) {
-            let cells = server.open.cells.iter_mut().zip(slice.columns()).zip(&self.aggregations);
-            for ((cell, column), how) in cells {
-                cell.add_all(column.map_or(&[], |column| &column[rows.clone()]), *how);
-            }
+            runs.push(Run {
+                rows: rows.start as u32..rows.end as u32,
+                server: server as u32,
+                entry: entry as u32,
+            });
         }
         Some(())
+    }
+
+    /// Counts rows of a server, all of one step, and returns their entry; `None` if they are not newer than those before.
+    fn begin(
+        &mut self,
+        server: usize,
+        (first_ms, last_ms): (i64, i64),
+        n_rows: u32,
+        profile: Option<&str>,
+        status: u32,
+    ) -> Option<usize> {
+        let known = &mut self.servers[server];
+        if first_ms <= known.last_ms {
+            return None;
+        }
+        known.last_ms = last_ms;
+        if let Some(profile) = profile.filter(|profile| known.profile.as_deref() != Some(profile)) {
+            known.profile = Some(profile.to_owned());
+        }
+        let step_ms = step_of(first_ms, self.step_secs);
+        let entry = known.open.filter(|entry| self.entries.step_ms[*entry] == step_ms);
+        let entry = entry.unwrap_or_else(|| self.entries.add(server, step_ms));
+        known.open = Some(entry);
+        self.entries.n_rows[entry] += n_rows;
+        if status != NO_TEXT {
+            self.entries.status[entry] = status;
+        }
+        Some(entry)
     }
 
     fn server_of(&mut self, name: &str) -> usize {
@@ -176,8 +191,9 @@ impl StepBuilder {
         self.last_server = match self.ids.get(name) {
             Some(id) => *id,
             None => {
-                self.servers.push(Server::new(name, self.aggregations.len()));
-                self.ids.insert(name.to_owned(), self.servers.len() - 1);
+                let name = name.to_owned();
+                self.ids.insert(name.clone(), self.servers.len());
+                self.servers.push(Server { name, profile: None, last_ms: i64::MIN, open: None });
                 self.servers.len() - 1
             }
         };
@@ -186,7 +202,7 @@ impl StepBuilder {
 
     /// The statuses that are the last of some step, ascending, and the place of each text id among them.
     fn used_statuses(&self) -> (Vec<String>, HashMap<u32, u32>) {
-        let mut used: Vec<u32> = self.servers.iter().flat_map(|server| &server.status).copied().collect();
+        let mut used = self.entries.status.clone();
         used.sort_unstable();
         used.dedup();
         let mut named: Vec<(&str, u32)> =
@@ -197,33 +213,61 @@ impl StepBuilder {
     }
 
     /// The table, sorted by server and step.
-    pub fn finish(mut self) -> StepTable {
-        for server in &mut self.servers {
-            server.close_step(&self.aggregations);
-        }
-        self.servers.sort_by(|a, b| a.name.cmp(&b.name));
+    pub fn finish(self) -> StepTable {
         let (statuses, status_rank) = self.used_statuses();
-        let n_metrics = self.aggregations.len();
-        let n_entries = self.servers.iter().map(|server| server.step_ms.len()).sum();
-        let mut table = StepTable {
-            step_secs: self.step_secs,
+        let Self { step_secs, servers, entries, columns, .. } = self;
+        let mut by_name: Vec<usize> = (0..servers.len()).collect();
+        by_name.sort_by(|a, b| servers[*a].name.cmp(&servers[*b].name));
+        let mut rank = vec![0; servers.len()];
+        by_name.iter().zip(0..).for_each(|(server, place)| rank[*server] = place);
+        // The entries of a server began in the order of their steps.
+        let order = Order::by_key(entries.server.len(), |entry| rank[entries.server[entry] as usize]);
+        let status = |id: &u32| status_rank.get(id).copied().unwrap_or(NO_STATUS);
+        let n_entries = entries.step_ms.len();
+        StepTable {
+            step_secs,
+            servers: by_name.iter().map(|server| servers[*server].name.clone()).collect(),
+            profiles: by_name.iter().map(|server| servers[*server].profile.clone()).collect(),
             statuses,
-            values: vec![Vec::with_capacity(n_entries); n_metrics],
-            ..StepTable::default()
-        };
-        for (idx, server) in self.servers.into_iter().enumerate() {
-            table.server_idx.extend(std::iter::repeat_n(idx as u32, server.step_ms.len()));
-            table.step_ms.extend(&server.step_ms);
-            table.n_rows.extend(&server.n_rows);
-            let status = |id: &u32| status_rank.get(id).copied().unwrap_or(NO_STATUS);
-            table.status_idx.extend(server.status.iter().map(status));
-            for (metric, column) in table.values.iter_mut().enumerate() {
-                column.extend(server.values.iter().skip(metric).step_by(n_metrics));
-            }
-            table.servers.push(server.name);
-            table.profiles.push(server.profile);
+            server_idx: order.arrange(entries.server.iter().map(|server| rank[*server as usize]).collect()),
+            step_ms: order.arrange(entries.step_ms),
+            n_rows: order.arrange(entries.n_rows),
+            status_idx: order.arrange(entries.status.iter().map(status).collect()),
+            values: columns.into_iter().map(|column| order.arrange(column.finish(n_entries))).collect(),
         }
-        table
+    }
+}
+
+impl Entries {
+    /// Begins an entry without rows.
+    fn add(&mut self, server: usize, step_ms: i64) -> usize {
+        self.server.push(server as u32);
+        self.step_ms.push(step_ms);
+        self.n_rows.push(0);
+        self.status.push(NO_TEXT);
+        self.step_ms.len() - 1
+    }
+}
+
+/// An order of entries; none if it is the one in which they lie.
+struct Order(Option<Vec<u32>>);
+
+impl Order {
+    /// Ascending by key, else as they lie.
+    fn by_key<K: Ord>(n_entries: usize, key: impl Fn(usize) -> K) -> Self {
+        if (0..n_entries).is_sorted_by_key(&key) {
+            return Self(None);
+        }
+        let mut order: Vec<u32> = (0..n_entries as u32).collect();
+        order.sort_by_key(|entry| key(*entry as usize));
+        Self(Some(order))
+    }
+
+    fn arrange<T: Copy>(&self, values: Vec<T>) -> Vec<T> {
+        match &self.0 {
+            None => values,
+            Some(order) => order.iter().map(|entry| values[*entry as usize]).collect(),
+        }
     }
 }
 
@@ -233,61 +277,10 @@ fn step_of(time_ms: i64, step_secs: u32) -> i64 {
     time_ms.div_euclid(step) * step
 }
 
-impl Server {
-    fn new(name: &str, n_metrics: usize) -> Self {
-        let open = OpenStep {
-            step_ms: i64::MIN,
-            n_rows: 0,
-            status: NO_TEXT,
-            cells: vec![Cell::default(); n_metrics],
-        };
-        Self {
-            name: name.to_owned(),
-            profile: None,
-            last_ms: i64::MIN,
-            open,
-            step_ms: Vec::new(),
-            n_rows: Vec::new(),
-            status: Vec::new(),
-            values: Vec::new(),
-        }
-    }
-
-    /// Counts rows of the step that begins at `step_ms`, which ends the one before if it is another.
-    fn begin(&mut self, step_ms: i64, n_rows: u32, profile: Option<&str>, status: u32, how: &[Aggregation]) {
-        if step_ms != self.open.step_ms {
-            self.close_step(how);
-            self.open.step_ms = step_ms;
-        }
-        self.open.n_rows += n_rows;
-        if status != NO_TEXT {
-            self.open.status = status;
-        }
-        if let Some(profile) = profile.filter(|profile| self.profile.as_deref() != Some(profile)) {
-            self.profile = Some(profile.to_owned());
-        }
-    }
-
-    fn close_step(&mut self, aggregations: &[Aggregation]) {
-        let open = &mut self.open;
-        if open.n_rows == 0 {
-            return;
-        }
-        self.step_ms.push(open.step_ms);
-        self.n_rows.push(open.n_rows);
-        self.status.push(open.status);
-        let results = open.cells.iter().zip(aggregations).map(|(cell, how)| cell.result(*how));
-        self.values.extend(results);
-        open.n_rows = 0;
-        open.status = NO_TEXT;
-        open.cells.fill(Cell::default());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::Metric;
+    use crate::schema::{Aggregation, Metric};
 
     fn schema() -> Schema {
         let how =

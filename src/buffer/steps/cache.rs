@@ -1,32 +1,36 @@
 //! Step aggregates on disk: `steps/steps_YYYY-MM-DD.parquet`, derived and rebuilt whenever they do not fit.
 //!
 //! The file's own metadata holds the key (step, schema, zone, and name, length and modification time of every
-//! source file) and the sha256 and row count of each source. A key that differs in anything makes it stale, and so does
-//! a byte that is not the one written ([`stamp`]).
+//! source file), the sha256 and row count of each source, and the outline of the table, so that whoever wants to know
+//! who is in it reads no column. A key that differs in anything makes it stale, and so does a byte that is not the one
+//! written ([`stamp`]).
 
-use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use chrono::NaiveDate;
-use polars::prelude::{
-    Column, DataFrame, KeyValueMetadata, ParallelStrategy, ParquetCompression, ParquetReader, ParquetWriter,
-    PlSmallStr, SerReader, StringChunked,
-};
+use polars::prelude::{Column, DataFrame, KeyValueMetadata, ParquetCompression, ParquetWriter, PlSmallStr};
 use serde::{Deserialize, Serialize};
 
 use crate::fsx;
 
 use super::step_table::{NO_STATUS, RowCount, StepOutline, StepTable};
+use crate::buffer::rows::Texts;
 use crate::buffer::sealed::day_file::{float_column, time_column};
-use crate::buffer::sealed::parquet_rows::ParquetFile;
+use crate::buffer::sealed::parquet_rows::{ParquetFile, Part, text_ids};
 use crate::buffer::sealed::stamp::{self, Stamped};
 
-const FORMAT: u32 = 2;
+/// What is written here: since 2, files are stamped, since 3 they have an outline.
+const FORMAT: u32 = 3;
+/// Bytes that are written at once.
+const WRITE_BYTES: usize = 1 << 18;
+
 const KEY: &str = "tftctl.steps_key";
 const SOURCES: &str = "tftctl.steps_sources";
+const OUTLINE: &str = "tftctl.steps_outline";
 
 /// What a file looked like from outside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +77,7 @@ impl<'a> StepsKey<'a> {
         Self { format: FORMAT, step_secs, schema_digest, zone, sources }
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         serde_json::to_string(self).expect("plain data always encodes")
     }
 }
@@ -109,23 +113,27 @@ pub(in crate::buffer) fn is_damaged(path: &Path) -> bool {
 }
 
 /// A cache file that fits its key.
+#[derive(Debug)]
 pub(in crate::buffer) struct Fresh {
     path: PathBuf,
     step_secs: u32,
     pub sources: Vec<SourceDigest>,
+    pub outline: StepOutline,
 }
 
-/// The cache at `path`, if it is there, readable and fits `key`; a damaged one counts as stale.
-pub(in crate::buffer) fn fresh(path: &Path, key: &StepsKey<'_>) -> Option<Fresh> {
+/// The cache at `path`, if it is there, readable and fits `key`, the text of a [`StepsKey`] with a step of `step_secs`; a
+/// damaged one counts as stale.
+pub(in crate::buffer) fn fresh(path: &Path, key: &str, step_secs: u32) -> Option<Fresh> {
     let file = ParquetFile::open(path).ok()?;
-    if file.value_of(KEY)? != key.text() {
+    if file.value_of(KEY)? != key {
         return None;
     }
     let sources = serde_json::from_str(file.value_of(SOURCES)?).ok()?;
+    let outline = serde_json::from_str(file.value_of(OUTLINE)?).ok()?;
     if stamp::check(path).ok()? != Stamped::Whole {
         return None;
     }
-    Some(Fresh { path: path.to_owned(), step_secs: key.step_secs, sources })
+    Some(Fresh { path: path.to_owned(), step_secs, sources, outline })
 }
 
 /// The sha256 that `file` had when the cache at `path` was made from it, if it looks the same from outside since.
@@ -148,14 +156,22 @@ pub(in crate::buffer) fn write(
     sources: &[SourceDigest],
 ) -> Result<()> {
     let sources = serde_json::to_string(sources).expect("plain data always encodes");
-    let metadata = vec![(KEY.to_owned(), key.text()), (SOURCES.to_owned(), sources), stamp::blank()];
+    let outline = serde_json::to_string(&table.outline()).expect("plain data always encodes");
+    let pairs = [(KEY, key.text()), (SOURCES, sources), (OUTLINE, outline)];
+    let mut metadata: Vec<(String, String)> =
+        pairs.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+    metadata.push(stamp::blank());
     let mut frame = frame_of(table, metrics)?;
     fsx::write_durable_with(path, |file| {
-        ParquetWriter::new(&*file)
+        // The parquet writer has thousands of small pieces to write.
+        let mut sink = BufWriter::with_capacity(WRITE_BYTES, &*file);
+        ParquetWriter::new(&mut sink)
             .with_compression(ParquetCompression::Zstd(None))
             .with_key_value_metadata(Some(KeyValueMetadata::from_static(metadata)))
             .finish(&mut frame)
             .map_err(|error| anyhow!("{error}"))?;
+        sink.flush()?;
+        drop(sink);
         stamp::seal(file)
     })
 }
@@ -173,115 +189,73 @@ fn frame_of(table: &StepTable, metrics: &[String]) -> Result<DataFrame> {
         column("status", statuses.collect()),
         Column::new(PlSmallStr::from_static("n_rows"), table.n_rows.clone()),
     ];
-    // Prefixed, because a metric may have any name.
     for (name, values) in metrics.iter().zip(&table.values) {
-        columns.push(float_column(&format!("metric:{name}"), values.iter().copied()));
+        columns.push(float_column(&column_of(name), values.iter().copied()));
     }
     DataFrame::new(table.len(), columns).map_err(|error| anyhow!("{error}"))
 }
 
 impl Fresh {
-    /// Reads the aggregates.
+    /// Reads the aggregates, column by column.
     pub fn read(&self, metrics: &[String]) -> Result<StepTable> {
-        self.read_frame(None, |frame| table_of(frame, self.step_secs, metrics))
+        self.try_read(metrics).with_context(|| format!("read {}", self.path.display()))
     }
 
-    /// Reads who and what is in the aggregates; their values stay on disk.
-    pub fn outline(&self) -> Result<StepOutline> {
-        let columns = ["server_name", "profile", "status", "n_rows"].map(str::to_owned).to_vec();
-        self.read_frame(Some(columns), |frame| {
-            let (series, counts) = (Series::of(frame)?, counts_of(frame)?);
-            let Series { servers, profiles, server_idx } = series;
-            let row_counts = RowCount::of_entries(servers.len(), &server_idx, &counts);
-            Ok(StepOutline { servers, profiles, statuses: statuses_of(frame)?.0, row_counts })
-        })
-    }
-
-    fn read_frame<T>(
-        &self,
-        columns: Option<Vec<String>>,
-        take: impl FnOnce(&DataFrame) -> Result<T>,
-    ) -> Result<T> {
-        let read = || {
-            // Too small to be worth waking other threads.
-            let reader = ParquetReader::new(fs::File::open(&self.path)?)
-                .read_parallel(ParallelStrategy::None)
-                .with_columns(columns);
-            take(&reader.finish().map_err(|error| anyhow!("{error}"))?)
-        };
-        read().with_context(|| format!("read {}", self.path.display()))
-    }
-}
-
-fn table_of(frame: &DataFrame, step_secs: u32, metrics: &[String]) -> Result<StepTable> {
-    let times = column(frame, "timestamp")?.to_physical_repr();
-    let times = times.i64().map_err(|error| anyhow!("{error}"))?;
-    let Series { servers, profiles, server_idx } = Series::of(frame)?;
-    let (statuses, status_idx) = statuses_of(frame)?;
-    let mut table = StepTable {
-        step_secs,
-        servers,
-        profiles,
-        statuses,
-        server_idx,
-        step_ms: times.iter().map(|time| time.context("a step without a time")).collect::<Result<_>>()?,
-        n_rows: counts_of(frame)?,
-        status_idx,
-        values: Vec::with_capacity(metrics.len()),
-    };
-    for name in metrics {
-        let values = column(frame, &format!("metric:{name}"))?.f32().map_err(|error| anyhow!("{error}"))?;
-        table.values.push(values.iter().map(|value| value.unwrap_or(f32::NAN)).collect());
-    }
-    Ok(table)
-}
-
-fn column<'a>(frame: &'a DataFrame, name: &str) -> Result<&'a Column> {
-    frame.column(name).map_err(|error| anyhow!("{error}"))
-}
-
-fn texts<'a>(frame: &'a DataFrame, name: &str) -> Result<&'a StringChunked> {
-    column(frame, name)?.str().map_err(|error| anyhow!("{error}"))
-}
-
-fn counts_of(frame: &DataFrame) -> Result<Vec<u32>> {
-    let counts = column(frame, "n_rows")?.u32().map_err(|error| anyhow!("{error}"))?;
-    Ok(counts.iter().map(|n| n.unwrap_or(0)).collect())
-}
-
-/// Whose the rows are; those of a server lie together.
-struct Series {
-    servers: Vec<String>,
-    profiles: Vec<Option<String>>,
-    /// Per row.
-    server_idx: Vec<u32>,
-}
-
-impl Series {
-    fn of(frame: &DataFrame) -> Result<Self> {
-        let mut series = Self {
-            servers: Vec::new(),
-            profiles: Vec::new(),
-            server_idx: Vec::with_capacity(frame.height()),
-        };
-        let names = texts(frame, "server_name")?.iter();
-        for (name, profile) in names.zip(texts(frame, "profile")?.iter()) {
-            let name = name.context("a step without a server")?;
-            if series.servers.last().is_none_or(|last| last != name) {
-                series.servers.push(name.to_owned());
-                series.profiles.push(profile.map(str::to_owned));
+    fn try_read(&self, metrics: &[String]) -> Result<StepTable> {
+        let file = ParquetFile::open(&self.path)?;
+        let mut table = self.without_entries(metrics.len(), file.n_rows());
+        let columns: Vec<String> = metrics.iter().map(|name| column_of(name)).collect();
+        for rows in file.slices_overlapping(None, usize::MAX) {
+            let part = file.part(&rows);
+            add_keys(&mut table, &part)?;
+            for (name, values) in columns.iter().zip(&mut table.values) {
+                part.with_values(name, |found| values.extend_from_slice(found))?;
+                ensure!(values.len() == table.step_ms.len(), "it has no column `{name}`");
             }
-            series.server_idx.push(series.servers.len() as u32 - 1);
         }
-        Ok(series)
+        ensure!(table.server_idx.len() == table.len(), "its outline is not that of its rows");
+        Ok(table)
+    }
+
+    /// The table before its entries are read, but for whose they are.
+    fn without_entries(&self, n_metrics: usize, n_entries: usize) -> StepTable {
+        let StepOutline { servers, profiles, statuses, row_counts } = self.outline.clone();
+        let of_server = |(count, idx): (&RowCount, u32)| std::iter::repeat_n(idx, count.n_steps as usize);
+        StepTable {
+            step_secs: self.step_secs,
+            servers,
+            profiles,
+            statuses,
+            server_idx: row_counts.iter().zip(0..).flat_map(of_server).collect(),
+            step_ms: Vec::with_capacity(n_entries),
+            n_rows: Vec::with_capacity(n_entries),
+            status_idx: Vec::with_capacity(n_entries),
+            values: (0..n_metrics).map(|_| Vec::with_capacity(n_entries)).collect(),
+        }
     }
 }
 
-/// The distinct status texts, ascending, and the place of each row's among them.
-fn statuses_of(frame: &DataFrame) -> Result<(Vec<String>, Vec<u32>)> {
-    let given = texts(frame, "status")?;
-    let distinct: BTreeSet<&str> = given.iter().flatten().collect();
-    let places: HashMap<&str, u32> = distinct.iter().copied().zip(0..).collect();
-    let status_idx = given.iter().map(|text| text.map_or(NO_STATUS, |text| places[text])).collect();
-    Ok((distinct.into_iter().map(str::to_owned).collect(), status_idx))
+/// Adds the steps of `part`, their rows and their statuses.
+fn add_keys(table: &mut StepTable, part: &Part<'_>) -> Result<()> {
+    let polars = |error: polars::prelude::PolarsError| anyhow!("{error}");
+    let times = part.key_column("timestamp")?.to_physical_repr();
+    for time in times.i64().map_err(polars)?.iter() {
+        table.step_ms.push(time.context("a step without a time")?);
+    }
+    let counts = part.key_column("n_rows")?;
+    table.n_rows.extend(counts.u32().map_err(polars)?.iter().map(|n| n.unwrap_or(0)));
+    let mut texts = Texts::default();
+    let ids = text_ids(&part.key_column("status")?, &mut texts)?;
+    let place = |text: &String| {
+        let place = table.statuses.binary_search(text);
+        place.map(|place| place as u32).map_err(|_| anyhow!("status `{text}` is not in its outline"))
+    };
+    let places: Vec<u32> = texts.all().iter().map(place).collect::<Result<_>>()?;
+    table.status_idx.extend(ids.iter().map(|id| places.get(*id as usize).copied().unwrap_or(NO_STATUS)));
+    Ok(())
+}
+
+/// The name of a metric's column: prefixed, because a metric may have any name.
+fn column_of(metric: &str) -> String {
+    format!("metric:{metric}")
 }

@@ -2,6 +2,7 @@
 
 pub(in crate::buffer) mod aggregate;
 pub(in crate::buffer) mod cache;
+mod cells;
 pub mod step_table;
 
 pub use cache::SourceDigest;

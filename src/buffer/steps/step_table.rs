@@ -1,5 +1,7 @@
 //! Step aggregates in memory: what the rest of the program knows of raw rows.
 
+use serde::{Deserialize, Serialize};
+
 /// No status was given for this step.
 pub const NO_STATUS: u32 = u32::MAX;
 
@@ -29,7 +31,7 @@ pub struct StepTable {
 }
 
 /// Who and what is in a [`StepTable`], without its steps and values.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepOutline {
     /// Server names, ascending.
     pub servers: Vec<String>,
@@ -42,7 +44,7 @@ pub struct StepOutline {
 }
 
 /// Raw rows, and the steps they fell in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowCount {
     pub n_rows: u64,
     pub n_steps: u64,
@@ -72,6 +74,11 @@ impl StepOutline {
 }
 
 impl StepTable {
+    /// Bytes that an entry of `n_metrics` takes in memory.
+    pub fn entry_bytes(n_metrics: usize) -> u64 {
+        (size_of::<i64>() + 3 * size_of::<u32>() + n_metrics * size_of::<f32>()) as u64
+    }
+
     pub fn outline(&self) -> StepOutline {
         StepOutline {
             servers: self.servers.clone(),

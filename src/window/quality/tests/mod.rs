@@ -106,7 +106,7 @@ impl Sample {
         let cast = Cast {
             servers: grid.servers.clone(),
             statuses: Vec::new(),
-            days: days.map(|date| DayCount { date, n_raw_rows, n_source_rows }).collect(),
+            days: days.map(|date| DayCount { date, n_entries: 0, n_raw_rows, n_source_rows }).collect(),
             row_counts: vec![rows; grid.servers.len()],
         };
         let model = &self.config.model;

@@ -376,7 +376,7 @@ fn the_report_does_not_depend_on_how_many_servers_are_looked_at_at_once() {
     let cast = Cast {
         servers: whole.servers.clone(),
         statuses: Vec::new(),
-        days: vec![DayCount { date: sample.first, n_raw_rows: 99_999, n_source_rows: 99_999 }],
+        days: vec![DayCount { date: sample.first, n_entries: 0, n_raw_rows: 99_999, n_source_rows: 99_999 }],
         row_counts: vec![RowCount { n_rows: 60, n_steps: 1 }; 5],
     };
     let asked = Asked { first_day: sample.first, end_day: end };
