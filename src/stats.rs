@@ -69,6 +69,18 @@ pub fn quantile_nearest(values: &mut [f32], q: f64) -> Option<f32> {
     Some(*values.select_nth_unstable_by(position, f32::total_cmp).1)
 }
 
+/// [`quantile_nearest`] at a quarter, the half and three quarters of values that are not empty; rearranges them.
+pub fn quartiles_nearest(values: &mut [f32]) -> [f32; 3] {
+    let last = values.len() - 1;
+    let [low, middle, high] = [0.25, 0.5, 0.75].map(|q| (q * last as f64).round() as usize);
+    let (below, median, above) = values.select_nth_unstable_by(middle, f32::total_cmp);
+    // The outer two lie on their sides of the median, which is all that is left to look through.
+    let within = |part: &mut [f32], at: usize| *part.select_nth_unstable_by(at, f32::total_cmp).1;
+    let first = if low == middle { *median } else { within(below, low) };
+    let third = if high == middle { *median } else { within(above, high - middle - 1) };
+    [first, *median, third]
+}
+
 /// The quantile loss of one forecast: the mean over `quantiles` of what missing `truth` costs at each level.
 ///
 /// `forecast` has one value per level.
@@ -108,6 +120,16 @@ pub fn correlation_time(values: &[f64], max_lag: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quartiles_are_the_three_quantiles() {
+        for n in 1..40u32 {
+            let mut values: Vec<f32> = (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as f32).collect();
+            let quantile = |q| quantile_nearest(&mut values.clone(), q).unwrap();
+            let expected = [0.25, 0.5, 0.75].map(quantile);
+            assert_eq!(quartiles_nearest(&mut values), expected, "{n} values");
+        }
+    }
 
     #[test]
     fn moments_of_nothing_and_of_constants() {

@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use polars::prelude::*;
+use polars_parquet::write::{
+    CompressedPage, CompressionOptions, StatisticsOptions, Version, WriteOptions, array_to_columns, compress,
+    get_dtype_encoding,
+};
 use rayon::prelude::*;
 
 use crate::fsx::disk;
@@ -21,6 +25,20 @@ use super::grid::Grid;
 const GROUP_ROWS: usize = 1 << 17;
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 18;
+
+/// How columns are encoded; the bytes of a window depend on it.
+const ENCODING: WriteOptions = WriteOptions {
+    statistics: StatisticsOptions {
+        min_value: true,
+        max_value: true,
+        distinct_count: false,
+        null_count: true,
+        binary_statistics_truncate_length: None,
+    },
+    version: Version::V1,
+    compression: CompressionOptions::Zstd(None),
+    data_page_size: None,
+};
 
 const SERVER: &str = "server_name";
 const TIME: &str = "timestamp";
@@ -60,7 +78,8 @@ impl StepsWriter {
             let schema = frame(grid, &[])?.schema().clone();
             // The parquet writer has thousands of small pieces to write.
             let sink = BufWriter::with_capacity(WRITE_BYTES, disk::File::create_new(&self.path)?);
-            self.writer = Some(ParquetWriter::new(sink).batched(&schema)?);
+            let writer = ParquetWriter::new(sink).with_compression(ParquetCompression::Zstd(None));
+            self.writer = Some(writer.batched(&schema)?);
         }
         let n_a_group = (self.group_rows / grid.n_steps.max(1)).max(1);
         while !servers.is_empty() {
@@ -93,7 +112,7 @@ impl StepsWriter {
             && rows.height() > 0
         {
             rows.rechunk_mut();
-            writer.write_batch(&rows)?;
+            write_group(writer, &rows)?;
         }
         Ok(())
     }
@@ -111,6 +130,22 @@ impl StepsWriter {
         };
         finish().with_context(|| format!("write {}", path.display()))
     }
+}
+
+/// Writes rows as one row group, as the writer does it itself; but it compresses one column after the other.
+fn write_group(writer: &mut BatchedWriter<BufWriter<disk::File>>, rows: &DataFrame) -> Result<()> {
+    let fields = writer.parquet_schema().fields().to_vec();
+    for batch in rows.iter_chunks(CompatLevel::newest(), false) {
+        let columns = batch.columns().par_iter().zip(&fields);
+        let columns = columns.map(|(values, field)| {
+            let encoding = get_dtype_encoding(values.dtype());
+            let pages = array_to_columns(values, field.clone(), ENCODING, &encoding)?.into_iter().flatten();
+            pages.map(|page| Ok(compress(page?, Vec::new(), ENCODING.compression)?)).collect()
+        });
+        let columns: Vec<Vec<CompressedPage>> = columns.collect::<Result<_>>()?;
+        writer.write_row_group(batch.len() as u64, &columns)?;
+    }
+    Ok(())
 }
 
 /// The (server, step) pairs of a server that hold a value or a status.

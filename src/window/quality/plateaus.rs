@@ -41,34 +41,47 @@ struct Run {
     value: f32,
 }
 
-/// Observed values as runs; `is_same` compares with the first value of a run.
-fn runs(values: &[f32], is_same: impl Fn(f32, f32) -> bool) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
+/// Passes the observed values to `take` as runs; `is_same` compares with the first value of a run.
+fn for_each_run(values: &[f32], is_same: impl Fn(f32, f32) -> bool, mut take: impl FnMut(Run)) {
+    let mut open: Option<Run> = None;
     for (step, value) in values.iter().enumerate().filter(|(_, value)| value.is_finite()) {
-        match runs.last_mut() {
+        match &mut open {
             Some(run) if is_same(run.value, *value) => {
                 run.last = step;
                 run.n += 1;
             }
-            _ => runs.push(Run { first: step, last: step, n: 1, value: *value }),
+            _ => {
+                if let Some(run) = open.replace(Run { first: step, last: step, n: 1, value: *value }) {
+                    take(run);
+                }
+            }
         }
     }
-    runs
+    open.into_iter().for_each(take);
 }
 
 /// The longest stretch on one value other than zero, if it is longer than `hours` and the metric moves otherwise.
 ///
 /// Zero is what an idle metric says. Half a stretch at least has to be observed.
 pub(super) fn stuck(values: &[f32], frame: &Frame, hours: f64) -> Option<Stretch> {
-    let runs = runs(values, |first, value| first == value);
     let length = |run: &Run| run.last + 1 - run.first;
-    let longest = runs.iter().filter(|run| run.value != 0.0).max_by_key(|run| length(run))?;
-    let n_observed: usize = runs.iter().map(|run| run.n).sum();
+    let (mut longest, mut n_runs, mut n_observed): (Option<Run>, usize, usize) = (None, 0, 0);
+    for_each_run(
+        values,
+        |first, value| first == value,
+        |run| {
+            (n_runs, n_observed) = (n_runs + 1, n_observed + run.n);
+            if run.value != 0.0 && longest.as_ref().is_none_or(|longest| length(&run) >= length(longest)) {
+                longest = Some(run);
+            }
+        },
+    );
+    let longest = longest?;
     let n_outside = n_observed - longest.n;
-    let n_repeated_outside = n_outside - (runs.len() - 1);
+    let n_repeated_outside = n_outside - (n_runs - 1);
     let moves_otherwise =
         n_outside >= frame.steps_a_day() && (n_repeated_outside as f64) < SLOW_SHARE * n_outside as f64;
-    let is_long = length(longest) >= frame.steps_of(hours) && 2 * longest.n >= length(longest);
+    let is_long = length(&longest) >= frame.steps_of(hours) && 2 * longest.n >= length(&longest);
     (is_long && moves_otherwise).then(|| Stretch {
         from: frame.time(longest.first),
         to: frame.time(longest.last + 1),
@@ -80,15 +93,20 @@ pub(super) fn stuck(values: &[f32], frame: &Frame, hours: f64) -> Option<Stretch
 /// least `ratio`. Zero is no size: the server was off.
 pub(super) fn resizes(values: &[f32], frame: &Frame, ratio: f64) -> Vec<Resize> {
     let is_same = |first: f32, value: f32| (value - first).abs() <= PLATEAU_WIDTH * first.abs();
-    let runs = runs(values, is_same);
-    let sizes = || runs.iter().filter(|run| run.value > 0.0);
-    let n_observed: usize = sizes().map(|run| run.n).sum();
-    let plateaus: Vec<&Run> = sizes().filter(|run| run.n >= frame.steps_a_day()).collect();
+    let (mut plateaus, mut n_observed): (Vec<Run>, usize) = (Vec::new(), 0);
+    for_each_run(values, is_same, |run| {
+        if run.value > 0.0 {
+            n_observed += run.n;
+            if run.n >= frame.steps_a_day() {
+                plateaus.push(run);
+            }
+        }
+    });
     let n_on_plateaus: usize = plateaus.iter().map(|run| run.n).sum();
     if (n_on_plateaus as f64) < MIN_PLATEAU_SHARE * n_observed as f64 || plateaus.len() > MAX_SIZES {
         return Vec::new();
     }
-    let change = |pair: &[&Run]| {
+    let change = |pair: &[Run]| {
         let (before, after) = (f64::from(pair[0].value), f64::from(pair[1].value));
         (before.max(after) / before.min(after) >= ratio).then(|| Resize {
             at: frame.time(pair[1].first),

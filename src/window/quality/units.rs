@@ -67,8 +67,7 @@ fn levels(values: &[f32], frame: &Frame) -> Vec<DayLevel> {
         if found.is_empty() || (found.len() as f64) < MIN_DAY_SHARE * day.steps.len() as f64 {
             return None;
         }
-        let quartile = |found: &mut [f32], q: f64| stats::quantile_nearest(found, q).map_or(0.0, f64::from);
-        let quartiles = [0.25, 0.5, 0.75].map(|q| quartile(&mut found, q));
+        let quartiles = stats::quartiles_nearest(&mut found).map(f64::from);
         let is_usable = quartiles[0] > 0.0;
         is_usable.then_some(DayLevel { date: day.date, is_weekend: day.is_weekend, quartiles })
     };
