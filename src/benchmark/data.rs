@@ -1,25 +1,26 @@
 //! Appending and window building: a simulated fleet through the buffer of a site that is thrown away afterwards.
 //!
-//! The folder is the caller's choice, because what is measured is its disk, too.
+//! The folder is the caller's choice, because what is measured is its disk, too. The metrics are those of the caller's
+//! config, so that what is measured is a site's own width; their values are the fleet's, in turn.
 
 use std::fs::{self, File};
-use std::io::{Cursor, Read, Write};
-use std::path::Path;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use chrono::{DateTime, Duration, TimeZone, Utc};
 use polars::prelude::{ParquetReader, SerReader};
 use serde::Serialize;
 
 use crate::buffer::{AppendOptions, Buffer, RotateOptions, Source};
-use crate::calendar;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::fsx;
 use crate::progress::{Progress, Silent};
-use crate::simulate::{Fleet, FleetSpec};
+use crate::simulate::{Fleet, FleetSpec, RowEncoder};
 use crate::site::Site;
 use crate::window::{self, WindowRequest};
 
@@ -71,10 +72,14 @@ pub struct WindowBench {
     /// From raw sealed days, no aggregate there.
     pub full_secs: f64,
     pub full_rows_per_s: f64,
-    /// As a night finds it: everything aggregated but the last day.
+    /// A night's build: a day is new since the window before, and all days are aggregated, as `rotate` leaves them.
     pub night_secs: f64,
-    /// What a night takes of a full build.
+    /// What that takes of a full build.
     pub night_share: f64,
+    /// The same where the aggregates of the last day are missing.
+    pub night_unaggregated_secs: f64,
+    /// What comes before it: `rotate` of the new day, its aggregates included.
+    pub night_rotate_secs: f64,
     /// Bare decoding of the same files, all columns, nothing done with them.
     pub floor_rows_per_s: f64,
     /// Of the floor's rate, for the full build.
@@ -84,8 +89,8 @@ pub struct WindowBench {
 /// Times `buffer append` and `buffer rotate` of a fleet's rows, in a new folder inside `dir`.
 ///
 /// - Errors: the sizes make no rows (a usage error), or the disk refuses.
-pub fn append(sizes: DataSizes, dir: &Path, progress: &dyn Progress) -> Result<AppendBench> {
-    let scene = Scene::new(sizes, dir)?;
+pub fn append(config: &Config, sizes: DataSizes, dir: &Path, progress: &dyn Progress) -> Result<AppendBench> {
+    let scene = Scene::new(config, sizes, dir)?;
     progress.stage("simulate");
     let text = scene.text()?;
     let text_bytes = text.len() as u64;
@@ -95,12 +100,10 @@ pub fn append(sizes: DataSizes, dir: &Path, progress: &dyn Progress) -> Result<A
     let append_secs = begun.elapsed().as_secs_f64();
     let segment_bytes = bytes_below(&scene.site.open_days_dir())?;
     progress.stage("rotate");
-    let begun = Instant::now();
-    scene.rotate()?;
-    let rotate_secs = begun.elapsed().as_secs_f64();
-    let sealed_bytes = sealed_days(&scene.site)?.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let rotate_secs = scene.rotate(scene.end)?;
+    let sealed_bytes = scene.sealed_bytes()?;
     let metrics = scene.site.config.metrics.len();
-    let payload = rows * metrics as u64 * 4;
+    let payload = scene.payload_bytes(rows);
     let floor_secs = write_secs(scene.folder.path(), payload)?;
     let (rows_per_s, floor_rows_per_s) = (rows as f64 / append_secs, rows as f64 / floor_secs);
     Ok(AppendBench {
@@ -121,17 +124,19 @@ pub fn append(sizes: DataSizes, dir: &Path, progress: &dyn Progress) -> Result<A
 /// Times `window build` of a fleet's sealed days, in a new folder inside `dir`.
 ///
 /// - Errors: the sizes make no window (a usage error), or the disk refuses.
-pub fn window(sizes: DataSizes, dir: &Path, progress: &dyn Progress) -> Result<WindowBench> {
-    let scene = Scene::new(sizes, dir)?;
+pub fn window(config: &Config, sizes: DataSizes, dir: &Path, progress: &dyn Progress) -> Result<WindowBench> {
+    let scene = Scene::new(config, sizes, dir)?;
     progress.stage("simulate, append, rotate");
     let rows = scene.append(scene.text()?)?;
-    scene.rotate()?;
+    scene.rotate(scene.last_day())?;
+    let night_rotate_secs = scene.rotate(scene.end)?;
     progress.stage("build");
     let floor_secs = decode_secs(&scene.site)?;
-    remove(&scene.site.steps_dir())?;
+    scene.forget_steps()?;
     let full_secs = scene.build()?;
-    scene.forget_last_day()?;
     let night_secs = scene.build()?;
+    scene.forget_last_steps()?;
+    let night_unaggregated_secs = scene.build()?;
     let (full_rows_per_s, floor_rows_per_s) = (rows as f64 / full_secs, rows as f64 / floor_secs);
     Ok(WindowBench {
         what: "window",
@@ -142,21 +147,27 @@ pub fn window(sizes: DataSizes, dir: &Path, progress: &dyn Progress) -> Result<W
         full_rows_per_s,
         night_secs,
         night_share: night_secs / full_secs,
+        night_unaggregated_secs,
+        night_rotate_secs,
         floor_rows_per_s,
         ratio: full_rows_per_s / floor_rows_per_s,
     })
 }
 
 /// A site in a folder that goes with it, and the fleet that reports to it.
-struct Scene {
-    folder: tempfile::TempDir,
-    site: Site,
+pub struct Scene {
+    pub folder: tempfile::TempDir,
+    pub site: Site,
     fleet: Fleet,
-    end: DateTime<Utc>,
+    /// When the fleet's last day is over.
+    pub end: DateTime<Utc>,
 }
 
 impl Scene {
-    fn new(sizes: DataSizes, dir: &Path) -> Result<Self> {
+    /// A new site in `dir` with the metrics of `config`, without rows.
+    ///
+    /// - Errors: the sizes make no rows (a usage error), or the disk refuses.
+    pub fn new(config: &Config, sizes: DataSizes, dir: &Path) -> Result<Self> {
         let DataSizes { servers, days, tick_secs } = sizes;
         let possible = [(1..=MAX_SERVERS, servers), (1..=MAX_DAYS, days), (1..=MAX_TICK_SECS, tick_secs)];
         if possible.iter().any(|(range, n)| !range.contains(n)) {
@@ -166,32 +177,27 @@ impl Scene {
         }
         let folder = tempfile::Builder::new().prefix(".tftctl-bench-").tempdir_in(dir);
         let folder = folder.with_context(|| format!("make a folder in {}", dir.display()))?;
-        let mut config = Config {
-            training_window_days: days,
-            data_retention_days: days + 1,
-            min_training_samples: 1,
-            ..Config::default()
-        };
-        config.series.sample_secs = tick_secs;
-        // Short enough for a window of a single day.
-        (config.model.encoder_length, config.model.horizon) = (48, 12);
-        config.window.min_days = 1;
         let end = Utc.with_ymd_and_hms(2026, 3, 2, 0, 0, 0).single().context("the end of the fleet")?;
         let start = end - Duration::days(i64::from(days));
         let spec = FleetSpec { n_servers: servers, start, end, tick_secs, ..FleetSpec::default() };
-        let (site, fleet) = (Site::of(folder.path(), config), Fleet::new(&spec)?);
-        Ok(Self { folder, site, fleet, end })
+        let site = Site::of(folder.path(), config_of(config, sizes));
+        Ok(Self { folder, site, fleet: Fleet::new(&spec)?, end })
     }
 
-    /// The fleet's rows as NDJSON.
-    fn text(&self) -> Result<Vec<u8>> {
+    /// The fleet's rows as NDJSON, in the order of time.
+    pub fn text(&self) -> Result<Bytes> {
+        let names: Vec<String> = self.site.config.metrics.iter().map(|metric| metric.name.clone()).collect();
+        let mut encoder = RowEncoder::of_metrics(&names).context("name the fleet's metrics")?;
         let mut text = Vec::new();
-        self.fleet.reader().read_to_end(&mut text).context("simulate the fleet")?;
-        Ok(text)
+        self.fleet.for_each_row(|row| {
+            encoder.encode(row, &mut text);
+            Ok(())
+        })?;
+        Ok(text.into())
     }
 
-    /// The number of rows, all good.
-    fn append(&self, text: Vec<u8>) -> Result<u64> {
+    /// Takes rows in and returns their number; all have to be good.
+    pub fn append(&self, text: Bytes) -> Result<u64> {
         let source = Source::reader("the simulated fleet", Cursor::new(text));
         let (buffer, clock) = (Buffer::open(&self.site), Clock::Fixed(self.end));
         let report = buffer.append(source, &AppendOptions::default(), &clock, &Silent)?;
@@ -199,37 +205,109 @@ impl Scene {
         Ok(report.n_good)
     }
 
-    fn rotate(&self) -> Result<()> {
-        let report = Buffer::open(&self.site).rotate(&RotateOptions::default(), self.end, &Silent)?;
-        ensure!(report.failed.is_empty(), "{} days could not be sealed", report.failed.len());
-        Ok(())
+    /// When the fleet's last day begins.
+    pub fn last_day(&self) -> DateTime<Utc> {
+        self.end - Duration::days(1)
     }
 
-    /// Builds the window anew and says how long it took.
-    fn build(&self) -> Result<f64> {
+    /// Seals and aggregates the days that are over at `now`, and says how many seconds it took.
+    pub fn rotate(&self, now: DateTime<Utc>) -> Result<f64> {
+        let begun = Instant::now();
+        let report = Buffer::open(&self.site).rotate(&RotateOptions::default(), now, &Silent)?;
+        ensure!(report.failed.is_empty(), "{} days could not be sealed", report.failed.len());
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
+    /// Builds the window anew and says how many seconds it took.
+    pub fn build(&self) -> Result<f64> {
         remove(&self.site.windows_dir())?;
         let begun = Instant::now();
         window::build(&self.site, &WindowRequest::default(), self.end, &Silent)?;
         Ok(begun.elapsed().as_secs_f64())
     }
 
+    /// Deletes the step aggregates.
+    pub fn forget_steps(&self) -> Result<()> {
+        remove(&self.site.steps_dir())
+    }
+
     /// Deletes the step aggregates of the last day.
-    fn forget_last_day(&self) -> Result<()> {
-        let last = calendar::days_before(self.end.date_naive(), 1).to_string();
+    pub fn forget_last_steps(&self) -> Result<()> {
+        self.forget_last_in(&self.site.steps_dir())
+    }
+
+    /// Opens the last day again, from a copy of its segments: neither sealed nor aggregated.
+    pub fn reopen_last_day(&self, segments: &Path) -> Result<()> {
+        self.forget_last_steps()?;
+        self.forget_last_in(&self.site.buffer_dir())?;
+        copy_files(segments, &self.last_segments())
+    }
+
+    /// Copies the segments of the last day, as long as it is open.
+    pub fn keep_last_day(&self, segments: &Path) -> Result<()> {
+        copy_files(&self.last_segments(), segments)
+    }
+
+    fn last_segments(&self) -> PathBuf {
+        self.site.open_days_dir().join(self.last_day().date_naive().to_string())
+    }
+
+    /// Deletes the files in `dir` that are named after the last day.
+    fn forget_last_in(&self, dir: &Path) -> Result<()> {
+        let last = self.last_day().date_naive().to_string();
         let mut n_removed = 0;
-        for entry in fsx::list_dir(&self.site.steps_dir())? {
+        for entry in fsx::list_dir(dir)? {
             if entry.file_name().to_string_lossy().contains(&last) {
-                fs::remove_file(entry.path()).context("delete a step aggregate")?;
+                fs::remove_file(entry.path())
+                    .with_context(|| format!("delete {}", entry.path().display()))?;
                 n_removed += 1;
             }
         }
-        ensure!(n_removed > 0, "there is no step aggregate of {last}");
+        ensure!(n_removed > 0, "there is nothing of {last} in {}", dir.display());
         Ok(())
+    }
+
+    /// Bytes of the sealed days.
+    pub fn sealed_bytes(&self) -> Result<u64> {
+        Ok(sealed_days(&self.site)?.iter().map(|(_, bytes)| bytes).sum())
+    }
+
+    /// Bytes of the metrics of some rows as float32.
+    pub fn payload_bytes(&self, rows: u64) -> u64 {
+        rows * self.site.config.metrics.len() as u64 * 4
     }
 }
 
+/// The metrics and targets of `config`, in a site that is content with any fleet.
+fn config_of(config: &Config, sizes: DataSizes) -> Config {
+    let mut of_scene = Config {
+        training_window_days: sizes.days,
+        data_retention_days: sizes.days + 1,
+        min_training_samples: 1,
+        metrics: config.metrics.clone(),
+        profiles: config.profiles.clone(),
+        ..Config::default()
+    };
+    of_scene.series.sample_secs = sizes.tick_secs;
+    of_scene.model.targets = config.model.targets.clone();
+    // Short enough for a window of a single day.
+    (of_scene.model.encoder_length, of_scene.model.horizon) = (48, 12);
+    of_scene.window.min_days = 1;
+    of_scene
+}
+
+/// Copies the files of a folder into another one, which is made where it is missing.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("make {}", to.display()))?;
+    for entry in fsx::list_dir(from)? {
+        let path = entry.path();
+        fs::copy(&path, to.join(entry.file_name())).with_context(|| format!("copy {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// The sealed days' files and sizes.
-fn sealed_days(site: &Site) -> Result<Vec<(std::path::PathBuf, u64)>> {
+fn sealed_days(site: &Site) -> Result<Vec<(PathBuf, u64)>> {
     let mut files = Vec::new();
     for entry in fsx::list_dir(&site.buffer_dir())? {
         let path = entry.path();
@@ -257,7 +335,7 @@ fn remove(dir: &Path) -> Result<()> {
 }
 
 /// Seconds to write so many bytes to a new file in `dir`, down to the disk.
-fn write_secs(dir: &Path, n_bytes: u64) -> Result<f64> {
+pub fn write_secs(dir: &Path, n_bytes: u64) -> Result<f64> {
     // Bytes that no disk can squeeze.
     let block: Vec<u8> = (0..1u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let begun = Instant::now();
@@ -272,8 +350,8 @@ fn write_secs(dir: &Path, n_bytes: u64) -> Result<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
-/// Seconds to decode all sealed days.
-fn decode_secs(site: &Site) -> Result<f64> {
+/// Seconds to decode all columns of all sealed days.
+pub fn decode_secs(site: &Site) -> Result<f64> {
     let begun = Instant::now();
     for (path, _) in sealed_days(site)? {
         let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
@@ -286,27 +364,64 @@ fn decode_secs(site: &Site) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::Metric;
 
     const SMALL: DataSizes = DataSizes { servers: 3, days: 1, tick_secs: 60 };
 
     #[test]
     fn rows_become_durable_and_then_a_window_and_nothing_stays_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let appended = append(SMALL, dir.path(), &Silent).unwrap();
+        let appended = append(&Config::default(), SMALL, dir.path(), &Silent).unwrap();
         assert!(appended.rows > 2000 && appended.metrics == 14, "{appended:?}");
         assert!(appended.rows_per_s > 0.0 && appended.write_amplification > 0.5, "{appended:?}");
-        let built = window(SMALL, dir.path(), &Silent).unwrap();
+        let built = window(&Config::default(), SMALL, dir.path(), &Silent).unwrap();
         assert_eq!(built.rows, appended.rows);
         assert!(built.full_secs > 0.0 && built.night_secs > 0.0, "{built:?}");
         assert_eq!(fsx::list_dir(dir.path()).unwrap().len(), 0);
     }
 
     #[test]
+    fn the_metrics_are_those_of_the_site() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = ["rps", "p99 ms"].map(|name| Metric::new(name, "")).to_vec();
+        let mut config = Config { metrics, ..Config::default() };
+        config.model.targets = vec!["rps".into()];
+        let scene = Scene::new(&config, SMALL, dir.path()).unwrap();
+        let text = scene.text().unwrap();
+        let line = text.split(|byte| *byte == b'\n').next().unwrap();
+        let row: serde_json::Value = serde_json::from_slice(line).unwrap();
+        let names: Vec<&String> = row["metrics"].as_object().unwrap().keys().collect();
+        assert_eq!(names, ["p99 ms", "rps"]);
+        let appended = append(&config, SMALL, dir.path(), &Silent).unwrap();
+        assert_eq!(appended.metrics, 2);
+        assert_eq!(window(&config, SMALL, dir.path(), &Silent).unwrap().rows, appended.rows);
+    }
+
+    #[test]
+    fn a_day_can_be_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let sizes = DataSizes { days: 2, ..SMALL };
+        let scene = Scene::new(&Config::default(), sizes, dir.path()).unwrap();
+        scene.append(scene.text().unwrap()).unwrap();
+        scene.rotate(scene.last_day()).unwrap();
+        let segments = dir.path().join("segments");
+        scene.keep_last_day(&segments).unwrap();
+        scene.rotate(scene.end).unwrap();
+        let sealed = sealed_days(&scene.site).unwrap();
+        scene.reopen_last_day(&segments).unwrap();
+        assert_eq!(sealed_days(&scene.site).unwrap(), sealed[..1]);
+        scene.rotate(scene.end).unwrap();
+        assert_eq!(sealed_days(&scene.site).unwrap(), sealed);
+    }
+
+    #[test]
     fn impossible_fleets_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let error = append(DataSizes { servers: 0, ..SMALL }, dir.path(), &Silent).unwrap_err();
+        let error =
+            append(&Config::default(), DataSizes { servers: 0, ..SMALL }, dir.path(), &Silent).unwrap_err();
         assert!(error.to_string().contains("1 to 10000 servers"), "{error}");
-        let error = append(DataSizes { days: u32::MAX, ..SMALL }, dir.path(), &Silent).unwrap_err();
+        let error = append(&Config::default(), DataSizes { days: u32::MAX, ..SMALL }, dir.path(), &Silent)
+            .unwrap_err();
         assert!(error.to_string().contains("1 to 366 days"), "{error}");
     }
 }

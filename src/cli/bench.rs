@@ -68,6 +68,7 @@ struct NetworkArgs {
     device: DeviceArgs,
 }
 
+/// Metrics are the site's, or the defaults outside of one.
 #[derive(Args)]
 struct DataArgs {
     /// Simulated servers
@@ -94,12 +95,14 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<Exit> {
         }
         BenchCommand::Append(args) => {
             let folder = args.folder(context)?;
-            let found = benchmark::append(args.sizes(), folder.path(), context.progress())?;
+            let found =
+                benchmark::append(&context.config()?, args.sizes(), folder.path(), context.progress())?;
             context.output.result(&found, render_append)?
         }
         BenchCommand::Window(args) => {
             let folder = args.folder(context)?;
-            let found = benchmark::window(args.sizes(), folder.path(), context.progress())?;
+            let found =
+                benchmark::window(&context.config()?, args.sizes(), folder.path(), context.progress())?;
             context.output.result(&found, render_window)?
         }
     }
@@ -215,6 +218,8 @@ fn render_window(bench: &WindowBench) -> String {
         ("floor", format!("{} rows/s: bare decoding of the same files", per_s(bench.floor_rows_per_s))),
         ("ratio", format!("{:.2} of the floor's rate", bench.ratio)),
         ("a night's build", format!("{:.2} s, {:.2} of a full one", bench.night_secs, bench.night_share)),
+        ("without steps", format!("{:.2} s, the last day not aggregated", bench.night_unaggregated_secs)),
+        ("rotate before", format!("{:.2} s, the last day sealed and aggregated", bench.night_rotate_secs)),
     ];
     format!("{}\n\n{}", fleet(bench.what, &bench.sizes, bench.rows, bench.metrics), lines(&rows))
 }

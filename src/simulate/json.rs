@@ -1,21 +1,40 @@
 //! Records and labels as NDJSON: one JSON object a line, written by hand because there are millions.
 
+use anyhow::Result;
+
 use crate::calendar;
 
 use super::metrics::{IS_COUNT, METRICS};
 use super::stream::SimulatedRow;
 
 /// Writes records; remembers the last time stamp, which whole fleets share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RowEncoder {
     last_ms: Option<i64>,
     stamp: String,
+    /// The names of the metrics as JSON.
+    names: Vec<String>,
+}
+
+impl Default for RowEncoder {
+    fn default() -> Self {
+        let names = METRICS.iter().map(|name| format!("\"{name}\"")).collect();
+        Self { last_ms: None, stamp: String::new(), names }
+    }
 }
 
 impl RowEncoder {
+    /// Writes metrics with these names, as many as they are; their values are those of the fleet's metrics, in turn.
+    ///
+    /// - Errors: a name cannot be JSON.
+    pub fn of_metrics(names: &[String]) -> Result<Self> {
+        let names = names.iter().map(serde_json::to_string).collect::<serde_json::Result<_>>()?;
+        Ok(Self { names, ..Self::default() })
+    }
+
     /// Appends `row` as one line, its newline included.
     ///
-    /// Names are letters and digits, so nothing needs escaping.
+    /// Names of servers are letters and digits, so nothing needs escaping.
     pub fn encode(&mut self, row: &SimulatedRow<'_>, line: &mut Vec<u8>) {
         if self.last_ms != Some(row.time_ms) {
             self.stamp = calendar::to_utc(row.time_ms).format("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -31,11 +50,14 @@ impl RowEncoder {
             line.extend_from_slice(text.as_bytes());
         }
         line.extend_from_slice(b"\",\"metrics\":{");
-        for (metric, value) in row.metrics.iter().enumerate() {
-            line.extend_from_slice(if metric == 0 { b"\"" } else { b",\"" });
-            line.extend_from_slice(METRICS[metric].as_bytes());
-            line.extend_from_slice(b"\":");
-            write_value(*value, IS_COUNT[metric], line);
+        let values = row.metrics.iter().zip(IS_COUNT).cycle();
+        for (metric, (name, (value, is_count))) in self.names.iter().zip(values).enumerate() {
+            if metric > 0 {
+                line.push(b',');
+            }
+            line.extend_from_slice(name.as_bytes());
+            line.push(b':');
+            write_value(*value, is_count, line);
         }
         line.extend_from_slice(b"}}\n");
     }

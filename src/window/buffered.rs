@@ -40,8 +40,9 @@ impl DaySource for Buffer {
     }
 
     fn read_all(&self, days: &[NaiveDate]) -> Result<Vec<(StepTable, Vec<Source>)>> {
-        // Rows that have to be sorted first take memory, one day at a time.
-        if days.iter().all(|day| self.has_steps(*day)) {
+        // Rows that have to be sorted first take memory, one day at a time. A day that is read alone is so large that each
+        // thread that had read one would keep as much memory.
+        if days.len() > 1 && days.iter().all(|day| self.has_steps(*day)) {
             return days.par_iter().map(|day| self.read(*day)).collect();
         }
         days.iter().map(|day| self.read(*day)).collect()

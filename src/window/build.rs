@@ -15,6 +15,7 @@ use crate::calendar;
 use crate::config::MAX_WINDOW_DAYS;
 use crate::error::{HintExt, Refusal};
 use crate::fsx;
+use crate::platform;
 use crate::progress::Progress;
 use crate::site::Site;
 
@@ -279,7 +280,10 @@ fn look(
             of_group.extend(of_days.concat());
             Ok(tables)
         };
+        // What making the aggregates took must not stand beside the grid, nor what reading them took beside the report.
+        platform::release_freed_memory();
         let grid = fill(span, &schema, &cast, servers, &mut read, progress)?;
+        platform::release_freed_memory();
         sources.push(of_group);
         let usable = examination.add(&grid);
         take(&grid, &usable)?;

@@ -44,6 +44,9 @@ pub struct Examination<'a> {
 /// Gaps of a server that are kept until those of the fleet are known.
 const MAX_GAPS_KEPT: usize = 32;
 
+/// Servers that are looked at side by side: what is known of each of their steps is in memory.
+const SERVERS_AT_ONCE: usize = 128;
+
 /// What looking at one server gives.
 struct Seen {
     quality: ServerQuality,
@@ -84,19 +87,24 @@ impl<'a> Examination<'a> {
         let gaps = Gaps::find(grid, &targets, config.window.max_gap_steps);
         let (frame, plan, cast) = (&self.frame, self.plan, self.cast);
         let examiner = Examiner { grid, config, gaps, targets, plan, frame, cast };
-        let seen: Vec<Seen> =
-            (0..grid.servers.len()).into_par_iter().map(|server| examiner.see(server)).collect();
+        let n_servers = grid.servers.len();
         let mut usable = Vec::new();
-        for (server, Seen { quality, is_present, life }) in seen.into_iter().enumerate() {
-            if quality.excluded.is_none() {
-                usable.push(server);
+        for first in (0..n_servers).step_by(SERVERS_AT_ONCE) {
+            let servers = first..n_servers.min(first + SERVERS_AT_ONCE);
+            let seen: Vec<Seen> =
+                servers.clone().into_par_iter().map(|server| examiner.see(server)).collect();
+            for (server, Seen { quality, is_present, life }) in servers.zip(seen) {
+                if quality.excluded.is_none() {
+                    usable.push(server);
+                }
+                self.presence.add(&is_present, &life);
+                for (day, n_servers) in self.frame.days.iter().zip(&mut self.n_servers_by_day) {
+                    *n_servers += usize::from(is_present[day.steps.clone()].contains(&true));
+                }
+                let max_gap_steps = config.window.max_gap_steps;
+                self.gaps.push(longest_gaps(&is_present[life.clone()], life.start, max_gap_steps));
+                self.servers.push(quality);
             }
-            self.presence.add(&is_present, &life);
-            for (day, n_servers) in self.frame.days.iter().zip(&mut self.n_servers_by_day) {
-                *n_servers += usize::from(is_present[day.steps.clone()].contains(&true));
-            }
-            self.gaps.push(longest_gaps(&is_present[life.clone()], life.start, config.window.max_gap_steps));
-            self.servers.push(quality);
         }
         usable
     }
