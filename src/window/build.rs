@@ -281,14 +281,20 @@ fn look(
             Ok(tables)
         };
         // What making the aggregates took must not stand beside the grid, nor what reading them took beside the report.
-        platform::release_freed_memory();
+        release_freed_memory();
         let grid = fill(span, &schema, &cast, servers, &mut read, progress)?;
-        platform::release_freed_memory();
+        release_freed_memory();
         sources.push(of_group);
         let usable = examination.add(&grid);
         take(&grid, &usable)?;
     }
     Ok(Look { report: examination.finish(&outline), outline, sources })
+}
+
+/// Hands back what this thread and those of the pool have freed: each keeps its own.
+fn release_freed_memory() {
+    rayon::broadcast(|_| platform::release_freed_memory());
+    platform::release_freed_memory();
 }
 
 /// The servers that are laid out at once; all of them if they fit into memory.
