@@ -11,8 +11,9 @@ use tftctl::ops::grn::grn_plain;
 use tftctl::ops::linear::linear_plain;
 use tftctl::ops::lstm_plain::lstm_plain;
 use tftctl::ops::{
-    AttentionMask, Decoder, Dropout, GateWeights, GrnWeights, LstmOutput, LstmWeights, attention as attend,
-    gate_add_norm as gate, grn as grn_op, linear as linear_op, lstm as lstm_op,
+    AttentionMask, Decoder, Dropout, GateSizes, GateWeights, GrnSizes, GrnWeights, LinearWeights, LstmOutput,
+    LstmWeights, attention as attend, gate_add_norm as gate, grn as grn_op, linear as linear_op,
+    lstm as lstm_op,
 };
 
 use crate::case::{BATCH, Case, HORIZON, SEED, STEPS, Vars, Widths, noise};
@@ -41,9 +42,9 @@ pub fn variable_selection(Widths { hidden, continuous }: Widths) -> Case {
         ..TftConfig::default()
     };
     let params = Params::init(&config, SEED, &Device::Cpu).unwrap();
-    let is_used =
-        |name: &str| name.starts_with("encoder_variable_selection") || name.starts_with("prescalers");
-    let vars = params.iter().filter(|(name, _)| is_used(name)).map(|(_, var)| var.clone()).collect();
+    let is_used = |name: &str| name.starts_with("encoder_variable_selection") || name == "common";
+    let used = params.blocks().iter().filter(|block| is_used(&block.name));
+    let vars = used.map(|block| block.var.clone()).collect();
     let embeddings = Embeddings::load(&config, &params).unwrap();
     let variables: Vec<&str> = names.iter().map(String::as_str).collect();
     let vsn = Vsn::load("encoder_variable_selection", &variables, &embeddings, &params, hidden).unwrap();
@@ -79,13 +80,8 @@ pub fn variable_selection(Widths { hidden, continuous }: Widths) -> Case {
 pub fn grn(Widths { hidden, .. }: Widths) -> Case {
     let mut vars = Vars::default();
     let (x, context) = (vars.tensor(&[BATCH, STEPS, hidden]), vars.tensor(&[BATCH, 1, hidden]));
-    let weights = GrnWeights {
-        first: vars.layer(hidden, hidden),
-        second: vars.layer(hidden, hidden),
-        gate: vars.layer(2 * hidden, hidden),
-        norm: vars.norm(hidden),
-        resample: None,
-    };
+    let values = vars.tensor(&[4 * hidden * hidden + 6 * hidden]);
+    let weights = GrnWeights::new(values, GrnSizes { n_in: hidden, hidden, n_out: hidden }).unwrap();
     let (x2, context2, weights2) = (x.clone(), context.clone(), weights.clone());
     let layer = product(STEPS, hidden, hidden);
     Case {
@@ -102,7 +98,8 @@ pub fn grn(Widths { hidden, .. }: Widths) -> Case {
 pub fn gate_add_norm(Widths { hidden, .. }: Widths) -> Case {
     let mut vars = Vars::default();
     let (x, skip) = (vars.tensor(&[BATCH, STEPS, hidden]), vars.tensor(&[BATCH, STEPS, hidden]));
-    let weights = GateWeights { gate: vars.layer(2 * hidden, hidden), norm: vars.norm(hidden) };
+    let values = vars.tensor(&[2 * hidden * hidden + 4 * hidden]);
+    let weights = GateWeights::new(values, GateSizes { n_in: hidden, n_out: hidden }).unwrap();
     let (x2, skip2, weights2) = (x.clone(), skip.clone(), weights.clone());
     Case {
         name: "gate, add, norm",
@@ -120,13 +117,14 @@ pub fn gate_add_norm(Widths { hidden, .. }: Widths) -> Case {
 pub fn linear(Widths { hidden, .. }: Widths) -> Case {
     let mut vars = Vars::default();
     let x = vars.tensor(&[BATCH, STEPS, hidden]);
-    let (weight, bias) = vars.layer(hidden, hidden);
-    let (x2, weight2, bias2) = (x.clone(), weight.clone(), bias.clone());
+    let values = vars.tensor(&[hidden * hidden + hidden]);
+    let weights = LinearWeights::new(values, (hidden, hidden), true).unwrap();
+    let (x2, weights2) = (x.clone(), weights.clone());
     Case {
         name: "linear",
         vars: vars.0,
-        form: Box::new(move || linear_op(&x, &weight, Some(&bias)).unwrap()),
-        oracle: Some(Box::new(move || linear_plain(&x2, &weight2, Some(&bias2)).unwrap())),
+        form: Box::new(move || linear_op(&x, &weights).unwrap()),
+        oracle: Some(Box::new(move || linear_plain(&x2, &weights2).unwrap())),
         products: vec![product(STEPS, hidden, hidden)],
         rows: BATCH * STEPS,
     }
@@ -137,14 +135,8 @@ pub fn lstm(Widths { hidden, .. }: Widths) -> Case {
     let mut vars = Vars::default();
     let x = vars.tensor(&[BATCH, HISTORY, hidden]);
     let (h, c) = (vars.tensor(&[BATCH, hidden]), vars.tensor(&[BATCH, hidden]));
-    let (input, input_bias) = vars.layer(4 * hidden, hidden);
-    let (recurrent, recurrent_bias) = vars.layer(4 * hidden, hidden);
-    let weights = move || LstmWeights {
-        input: input.clone(),
-        recurrent: recurrent.clone(),
-        input_bias: input_bias.clone(),
-        recurrent_bias: recurrent_bias.clone(),
-    };
+    let values = vars.tensor(&[8 * hidden * (hidden + 1)]);
+    let weights = move || LstmWeights::new(values.clone(), hidden, hidden).unwrap();
     let (x2, h2, c2, weights2) = (x.clone(), h.clone(), c.clone(), weights.clone());
     let sequence = |output: LstmOutput| output.sequence;
     let layer = product(HISTORY, hidden, 4 * hidden);

@@ -114,11 +114,6 @@ impl Vars {
         self.0.last().unwrap().as_tensor().clone()
     }
 
-    /// Weight and bias of a layer.
-    pub fn layer(&mut self, n_out: usize, n_in: usize) -> (Tensor, Tensor) {
-        (self.tensor(&[n_out, n_in]), self.tensor(&[n_out]))
-    }
-
     /// Weight and bias of a norm.
     pub fn norm(&mut self, n: usize) -> (Tensor, Tensor) {
         (self.tensor(&[n]), self.tensor(&[n]))

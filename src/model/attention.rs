@@ -14,8 +14,9 @@ use crate::ops::{AttentionMask, Dropout, GateWeights, GrnWeights, attention, att
 
 /// The attention of the forecast steps to all steps.
 pub struct Attention {
-    queries: Vec<Linear>,
-    keys: Vec<Linear>,
+    /// Of all heads, and so are the keys.
+    queries: Linear,
+    keys: Linear,
     value: Linear,
     output: Linear,
 }
@@ -23,25 +24,24 @@ pub struct Attention {
 impl Attention {
     pub(super) fn declare(layout: &mut Layout, name: &str, hidden: usize, n_heads: usize) {
         let width = hidden / n_heads;
-        let mut linear = |part: &str| {
+        let linear = |layout: &mut Layout, part: &str| {
             layout.add(format!("{name}.{part}.weight"), &[width, hidden], Initial::xavier(hidden, width));
-            layout.add(format!("{name}.{part}.bias"), &[width], Initial::Zeros);
+            layout.add_behind(format!("{name}.{part}.bias"), &[width], Initial::Zeros);
         };
-        linear("v_layer");
+        layout.in_block(&format!("{name}.v_layer"), |layout| linear(layout, "v_layer"));
         for part in ["q_layers", "k_layers"] {
-            (0..n_heads).for_each(|head| linear(&format!("{part}.{head}")));
+            layout.in_block(&format!("{name}.{part}"), |layout| {
+                (0..n_heads).for_each(|head| linear(layout, &format!("{part}.{head}")));
+            });
         }
         layout.add(format!("{name}.w_h.weight"), &[hidden, width], Initial::xavier(width, hidden));
     }
 
     pub(super) fn load(params: &Params, name: &str, n_heads: usize) -> Result<Self> {
         let scope = params.scope(name);
-        let heads = |part: &str| -> Result<Vec<Linear>> {
-            (0..n_heads).map(|head| Linear::load(&scope.at(&format!("{part}.{head}")))).collect()
-        };
         Ok(Attention {
-            queries: heads("q_layers")?,
-            keys: heads("k_layers")?,
+            queries: Linear::load_joined(&scope.at("q_layers"), n_heads)?,
+            keys: Linear::load_joined(&scope.at("k_layers"), n_heads)?,
             value: Linear::load(&scope.at("v_layer"))?,
             output: Linear::load(&scope.at("w_h"))?,
         })
@@ -64,21 +64,21 @@ impl Attention {
 
     /// The blocks before and behind [`crate::ops::attention()`], with those of the network around them.
     pub(super) fn passages<'a>(
-        &self,
+        &'a self,
         (gate, enrichment): (&'a GateWeights, &'a GrnWeights),
         (post, feed_forward, pre_output): (&'a GateWeights, &'a GrnWeights, &'a GateWeights),
-        heads: &[Linear],
-    ) -> Result<(ToAttention<'a>, FromAttention<'a>)> {
+        heads: &'a [Linear],
+    ) -> (ToAttention<'a>, FromAttention<'a>) {
         let to = ToAttention {
             gate,
             enrichment,
-            queries: Linear::joined(&self.queries)?.weights(),
-            keys: Linear::joined(&self.keys)?.weights(),
+            queries: self.queries.weights(),
+            keys: self.keys.weights(),
             values: self.value.weights(),
         };
         let heads = heads.iter().map(Linear::weights).collect();
         let output = self.output.weights();
-        Ok((to, FromAttention { output, gate: post, feed_forward, pre_output, heads }))
+        (to, FromAttention { output, gate: post, feed_forward, pre_output, heads })
     }
 
     /// What each head looks at, for people: no gradient flows back.
@@ -86,13 +86,12 @@ impl Attention {
     /// - Shapes: as in [`Attention::forward`] -> `[B, H, A, T]`.
     pub fn weights(&self, x_query: &Tensor, x: &Tensor, mask: &AttentionMask) -> Result<Tensor> {
         let (queries, keys) = self.project(&x_query.detach(), &x.detach())?;
-        let weights = attention_weights(&queries.detach(), &keys.detach(), self.value.n_outputs()?, mask)?;
+        let weights = attention_weights(&queries.detach(), &keys.detach(), self.value.n_outputs(), mask)?;
         Ok(weights.transpose(1, 2)?)
     }
 
     /// Queries `[B, H, A d]` and keys `[B, T, A d]` of all heads.
     fn project(&self, x_query: &Tensor, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let queries = Linear::joined(&self.queries)?.forward(x_query)?;
-        Ok((queries, Linear::joined(&self.keys)?.forward(x)?))
+        Ok((self.queries.forward(x_query)?, self.keys.forward(x)?))
     }
 }

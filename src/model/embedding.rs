@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_core::Tensor;
 
 use super::config::TftConfig;
 use super::layout::{Initial, Layout};
 use super::linear::Linear;
-use super::params::Params;
+use super::params::{Params, Place};
 
 /// The vector of every variable at every step.
 pub struct Embeddings {
@@ -18,6 +18,7 @@ pub struct Embeddings {
 
 struct Table {
     weight: Tensor,
+    place: Place,
     /// Row 0 is used but gets no gradient.
     padded: bool,
     /// The columns whose rows are summed.
@@ -28,22 +29,36 @@ struct Table {
 struct Real {
     column: usize,
     line: Linear,
+    places: [Place; 2],
     width: usize,
 }
 
+/// Where the values of a categorical lie, with its column.
+pub(super) struct TablePlace<'a> {
+    pub column: usize,
+    pub place: &'a Place,
+    /// Row 0 gets no gradient.
+    pub padded: bool,
+}
+
+/// The block of what several selections read.
+pub(super) const COMMON: &str = "common";
+
 impl Embeddings {
     pub(super) fn declare(layout: &mut Layout, config: &TftConfig) {
-        for table in &config.embedding_sizes {
-            let padded = is_padded(config, &table.name);
-            let initial = if padded { Initial::PaddedEmbedding } else { Initial::Normal(1.0) };
-            let shape = [table.classes, config.embedding_size(table)];
-            layout.add(format!("input_embeddings.embeddings.{}.weight", table.name), &shape, initial);
-        }
-        for name in config.used_reals() {
-            let width = config.real_size(name);
-            layout.add(format!("prescalers.{name}.weight"), &[width, 1], Initial::inverse_root(1));
-            layout.add(format!("prescalers.{name}.bias"), &[width], Initial::inverse_root(1));
-        }
+        layout.in_block(COMMON, |layout| {
+            for table in &config.embedding_sizes {
+                let padded = is_padded(config, &table.name);
+                let initial = if padded { Initial::PaddedEmbedding } else { Initial::Normal(1.0) };
+                let shape = [table.classes, config.embedding_size(table)];
+                layout.add(format!("input_embeddings.embeddings.{}.weight", table.name), &shape, initial);
+            }
+            for name in config.used_reals() {
+                let width = config.real_size(name);
+                layout.add(format!("prescalers.{name}.weight"), &[width, 1], Initial::inverse_root(1));
+                layout.add(format!("prescalers.{name}.bias"), &[width], Initial::inverse_root(1));
+            }
+        });
     }
 
     /// The tables and lines of all variables.
@@ -55,13 +70,16 @@ impl Embeddings {
             let scope = params.scope(format!("input_embeddings.embeddings.{}", size.name));
             let weight = scope.tensor("weight")?;
             let (padded, width) = (is_padded(config, &size.name), weight.dim(1)?);
-            tables.insert(size.name.clone(), Table { weight, padded, columns, width });
+            let place = scope.place("weight")?.clone();
+            tables.insert(size.name.clone(), Table { weight, place, padded, columns, width });
         }
         let mut reals = BTreeMap::new();
         for name in config.used_reals() {
-            let line = Linear::load(&params.scope(format!("prescalers.{name}")))?;
-            let (column, width) = (place(&config.x_reals, name), line.n_outputs()?);
-            reals.insert(name.to_owned(), Real { column, line, width });
+            let scope = params.scope(format!("prescalers.{name}"));
+            let (line, column) = (Linear::load(&scope)?, place(&config.x_reals, name));
+            let places = [scope.place("weight")?.clone(), scope.place("bias")?.clone()];
+            let width = line.n_outputs();
+            reals.insert(name.to_owned(), Real { column, line, places, width });
         }
         Ok(Embeddings { tables, reals })
     }
@@ -74,22 +92,16 @@ impl Embeddings {
         table.or_else(|| self.reals.get(name).map(|real| real.width)).with_context(|| unknown(name))
     }
 
-    /// A real variable's column and its line, `[width, 1]` and `[width]`.
-    ///
-    /// - Errors: no such real.
-    pub fn line(&self, name: &str) -> Result<(usize, (Tensor, Tensor))> {
-        let real = self.reals.get(name).with_context(|| unknown(name))?;
-        Ok((real.column, real.line.weight_and_bias().with_context(|| unknown(name))?))
+    /// A real variable's column, and where its line lies: `[width, 1]` and `[width]`.
+    pub(super) fn line(&self, name: &str) -> Option<(usize, &[Place; 2])> {
+        self.reals.get(name).map(|real| (real.column, &real.places))
     }
 
-    /// A categorical's column and its table `[codes, width]`.
-    ///
-    /// - Errors: no such categorical, or a group of several columns.
-    pub fn table(&self, name: &str) -> Result<(usize, Tensor)> {
-        let table = self.tables.get(name).with_context(|| unknown(name))?;
-        let [column] = table.columns[..] else { bail!("{name} is a group of columns") };
-        let weight = if table.padded { table.with_fixed_first_row()? } else { table.weight.clone() };
-        Ok((column, weight))
+    /// A categorical's column and its table `[codes, width]`; `None` for a group of several columns.
+    pub(super) fn table(&self, name: &str) -> Option<TablePlace<'_>> {
+        let table = self.tables.get(name)?;
+        let [column] = table.columns[..] else { return None };
+        Some(TablePlace { column, place: &table.place, padded: table.padded })
     }
 
     /// The vectors of one variable.

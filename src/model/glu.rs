@@ -1,13 +1,12 @@
 //! The gated linear unit, and the gated skip connections made of it (Lim et al., equations 3 to 5).
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::Tensor;
 
 use super::layout::{Initial, Layout};
-use super::linear::load_pair;
 use super::norm;
 use super::params::{Params, Scope};
-use crate::ops::{Dropout, GateWeights, gate_add_norm};
+use crate::ops::{Dropout, GateSizes, GateWeights, gate_add_norm};
 
 /// `LN(GLU(x) + skip)`.
 pub struct GateAddNorm {
@@ -16,15 +15,18 @@ pub struct GateAddNorm {
 
 impl GateAddNorm {
     pub(super) fn load(scope: &Scope) -> Result<Self> {
-        let (gate, norm) = (load_pair(&scope.at("glu.fc"))?, load_pair(&scope.at("add_norm.norm"))?);
-        Ok(GateAddNorm { weights: GateWeights { gate, norm } })
+        let &[twice, n_in] = &scope.place("glu.fc.weight")?.shape[..] else {
+            bail!("the weight of a gate is no matrix")
+        };
+        let values = scope.packed("glu.fc.weight", "add_norm.norm.bias")?;
+        Ok(GateAddNorm { weights: GateWeights::new(values, GateSizes { n_in, n_out: twice / 2 })? })
     }
 
     /// The gate behind the LSTM, whose parameters have names of their own. One module serves both parts.
-    pub(super) fn load_post_lstm(params: &Params) -> Result<Self> {
-        let gate = load_pair(&params.scope("post_lstm_gate_encoder.fc"))?;
-        let norm = load_pair(&params.scope("post_lstm_add_norm_encoder.norm"))?;
-        Ok(GateAddNorm { weights: GateWeights { gate, norm } })
+    pub(super) fn load_post_lstm(params: &Params, hidden: usize) -> Result<Self> {
+        let values =
+            params.packed("post_lstm_gate_encoder.fc.weight", "post_lstm_add_norm_encoder.norm.bias")?;
+        Ok(GateAddNorm { weights: GateWeights::new(values, GateSizes { n_in: hidden, n_out: hidden })? })
     }
 
     pub(super) fn weights(&self) -> &GateWeights {
@@ -44,14 +46,18 @@ fn declare_glu(layout: &mut Layout, name: &str, from: usize, to: usize) {
 
 /// Declares the parameters of a [`GateAddNorm`].
 pub(super) fn declare_gate_add_norm(layout: &mut Layout, name: &str, from: usize, to: usize) {
-    declare_glu(layout, &format!("{name}.glu"), from, to);
-    norm::declare(layout, &format!("{name}.add_norm.norm"), to);
+    layout.in_block(name, |layout| {
+        declare_glu(layout, &format!("{name}.glu"), from, to);
+        norm::declare(layout, &format!("{name}.add_norm.norm"), to);
+    });
 }
 
 /// Declares the gate behind the LSTM, under its encoder and its decoder names.
 pub(super) fn declare_post_lstm(layout: &mut Layout, hidden: usize) {
-    declare_glu(layout, "post_lstm_gate_encoder", hidden, hidden);
-    norm::declare(layout, "post_lstm_add_norm_encoder.norm", hidden);
+    layout.in_block("post_lstm", |layout| {
+        declare_glu(layout, "post_lstm_gate_encoder", hidden, hidden);
+        norm::declare(layout, "post_lstm_add_norm_encoder.norm", hidden);
+    });
     layout.alias("post_lstm_gate_decoder", "post_lstm_gate_encoder");
     layout.alias("post_lstm_add_norm_decoder", "post_lstm_add_norm_encoder");
 }

@@ -6,10 +6,10 @@ use candle_core::Tensor;
 
 use super::glu::declare_gate_add_norm;
 use super::layout::{Initial, Layout};
-use super::linear::{Linear, load_pair};
-use super::norm::{self, ResampleNorm};
+use super::linear::Linear;
+use super::norm::ResampleNorm;
 use super::params::Scope;
-use crate::ops::{Dropout, GrnWeights, grn};
+use crate::ops::{Dropout, GrnSizes, GrnWeights, grn};
 
 /// The block with its parameters and, if it takes one, the layer its context goes through.
 pub struct Grn {
@@ -24,31 +24,34 @@ pub(super) fn declare(
     [from, hidden, to]: [usize; 3],
     context: Option<usize>,
 ) {
-    if from != to {
-        ResampleNorm::declare(layout, &format!("{name}.resample_norm"), to);
-    }
-    layout.add(format!("{name}.fc1.weight"), &[hidden, from], Initial::he(from));
-    layout.add(format!("{name}.fc1.bias"), &[hidden], Initial::Zeros);
-    if let Some(context) = context {
-        let initial = Initial::xavier(context, hidden);
-        layout.add(format!("{name}.context.weight"), &[hidden, context], initial);
-    }
-    layout.add(format!("{name}.fc2.weight"), &[hidden, hidden], Initial::he(hidden));
-    layout.add(format!("{name}.fc2.bias"), &[hidden], Initial::Zeros);
-    declare_gate_add_norm(layout, &format!("{name}.gate_norm"), hidden, to);
+    layout.in_block(name, |layout| {
+        if from != to {
+            ResampleNorm::declare(layout, &format!("{name}.resample_norm"), to);
+        }
+        layout.add(format!("{name}.fc1.weight"), &[hidden, from], Initial::he(from));
+        layout.add(format!("{name}.fc1.bias"), &[hidden], Initial::Zeros);
+        if let Some(context) = context {
+            let (own, initial) = (format!("{name}.context"), Initial::xavier(context, hidden));
+            layout.add_to(&own, format!("{own}.weight"), &[hidden, context], initial);
+        }
+        layout.add(format!("{name}.fc2.weight"), &[hidden, hidden], Initial::he(hidden));
+        layout.add(format!("{name}.fc2.bias"), &[hidden], Initial::Zeros);
+        declare_gate_add_norm(layout, &format!("{name}.gate_norm"), hidden, to);
+    });
 }
 
-/// The parameters of a block, without those of its context; with a stretched skip if its parameters are there.
+/// The parameters of a block, without those of its context.
 pub(super) fn load_weights(scope: &Scope) -> Result<GrnWeights> {
-    let pair = |name: &str| load_pair(&scope.at(name));
-    let resample = scope.has("resample_norm.mask");
-    Ok(GrnWeights {
-        first: pair("fc1")?,
-        second: pair("fc2")?,
-        gate: pair("gate_norm.glu.fc")?,
-        norm: pair("gate_norm.add_norm.norm")?,
-        resample: resample.then(|| norm::load_resample(&scope.at("resample_norm"))).transpose()?,
-    })
+    let sizes = load_sizes(scope)?;
+    let first = if sizes.is_stretched() { "resample_norm.mask" } else { "fc1.weight" };
+    Ok(GrnWeights::new(scope.packed(first, "gate_norm.add_norm.norm.bias")?, sizes)?)
+}
+
+/// The widths of a block.
+pub(super) fn load_sizes(scope: &Scope) -> Result<GrnSizes> {
+    let width = |name: &str, dim: usize| Ok::<_, anyhow::Error>(scope.place(name)?.shape[dim]);
+    let (n_in, hidden) = (width("fc1.weight", 1)?, width("fc1.weight", 0)?);
+    Ok(GrnSizes { n_in, hidden, n_out: width("gate_norm.add_norm.norm.bias", 0)? })
 }
 
 impl Grn {

@@ -1,8 +1,13 @@
 //! Which parameters a network has: names, shapes, first values, in registration order.
 //!
 //! Each block declares its own parameters beside the code that uses them; this file collects the declarations.
-//! The order is that of the reference's `parameters()`, which is also the order of an optimiser's state. Some
-//! tensors have more than one name there: an alias names a tensor that is declared elsewhere.
+//! The order is that of the reference's `parameters()`. Some tensors have more than one name there: an alias names a
+//! tensor that is declared elsewhere.
+//!
+//! What one operation reads lies together: declarations share a *block*, one vector of values, in the order of their
+//! declaration. So an operation gets its parameters, and gives their gradient, without putting them together first.
+
+use std::ops::Range;
 
 use anyhow::Result;
 
@@ -48,13 +53,28 @@ pub struct Declaration {
     pub name: String,
     pub shape: Vec<usize>,
     pub initial: Initial,
+    /// Its block, by number.
+    pub block: usize,
+    /// Whether it lies behind those of its block that do not.
+    is_behind: bool,
 }
 
-/// All parameters of a network and the other names some of them go by.
+impl Declaration {
+    /// Single weights.
+    pub fn n_weights(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// All parameters of a network, the blocks they lie in, and the other names some of them go by.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     declarations: Vec<Declaration>,
     aliases: Vec<(String, String)>,
+    /// Names, in the order of their first declarations.
+    blocks: Vec<String>,
+    /// The block that declarations go to, if one was opened.
+    open: Option<String>,
 }
 
 impl Layout {
@@ -86,7 +106,27 @@ impl Layout {
 
     /// Single weights.
     pub fn n_weights(&self) -> usize {
-        self.declarations.iter().map(|declaration| declaration.shape.iter().product::<usize>()).sum()
+        self.declarations.iter().map(Declaration::n_weights).sum()
+    }
+
+    /// Names of the blocks, in the order of their first declarations.
+    pub fn blocks(&self) -> &[String] {
+        &self.blocks
+    }
+
+    /// Where each declaration lies in its block, in the order of the declarations.
+    pub fn ranges(&self) -> Vec<Range<usize>> {
+        let mut ends = vec![0; self.blocks.len()];
+        let mut ranges = vec![0..0; self.declarations.len()];
+        for is_behind in [false, true] {
+            let here = self.declarations.iter().enumerate().filter(|(_, one)| one.is_behind == is_behind);
+            for (i, declaration) in here {
+                let end = &mut ends[declaration.block];
+                ranges[i] = *end..*end + declaration.n_weights();
+                *end = ranges[i].end;
+            }
+        }
+        ranges
     }
 
     /// Pairs (alias, name of the tensor it stands for).
@@ -94,9 +134,40 @@ impl Layout {
         &self.aliases
     }
 
-    /// Adds one parameter.
+    /// Puts what `declare` adds into the block `name`, unless another one is open already: then it stays in that.
+    pub fn in_block(&mut self, name: &str, declare: impl FnOnce(&mut Self)) {
+        let is_outermost = self.open.is_none();
+        self.open.get_or_insert_with(|| name.to_owned());
+        declare(self);
+        if is_outermost {
+            self.open = None;
+        }
+    }
+
+    /// Adds one parameter to the open block, or to one of its own name.
     pub fn add(&mut self, name: String, shape: &[usize], initial: Initial) {
-        self.declarations.push(Declaration { name, shape: shape.to_vec(), initial });
+        let block = self.open.clone().unwrap_or_else(|| name.clone());
+        self.push(block, name, shape, initial, false);
+    }
+
+    /// [`add`](Self::add), behind what is added to the block without that wish.
+    pub fn add_behind(&mut self, name: String, shape: &[usize], initial: Initial) {
+        let block = self.open.clone().unwrap_or_else(|| name.clone());
+        self.push(block, name, shape, initial, true);
+    }
+
+    /// Adds one parameter to the block `block`, whichever is open.
+    pub fn add_to(&mut self, block: &str, name: String, shape: &[usize], initial: Initial) {
+        self.push(block.to_owned(), name, shape, initial, false);
+    }
+
+    fn push(&mut self, block: String, name: String, shape: &[usize], initial: Initial, is_behind: bool) {
+        let known = self.blocks.iter().position(|known| *known == block);
+        let block = known.unwrap_or_else(|| {
+            self.blocks.push(block);
+            self.blocks.len() - 1
+        });
+        self.declarations.push(Declaration { name, shape: shape.to_vec(), initial, block, is_behind });
     }
 
     /// Makes everything declared under `target` known under `alias` as well.

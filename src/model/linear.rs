@@ -1,18 +1,17 @@
-//! A linear layer, and what several of them share.
+//! A linear layer, and several of the same inputs as one.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::Tensor;
 
 use super::params::Scope;
-use crate::ops::linear;
+use crate::ops::{LinearWeights, linear};
 
 /// `x Wᵀ + b`, over the last axis of anything.
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weights: LinearWeights,
 }
 
-/// Weight and bias of a layer or a norm.
+/// Weight and bias of a norm.
 pub(super) fn load_pair(scope: &Scope) -> Result<(Tensor, Tensor)> {
     Ok((scope.tensor("weight")?, scope.tensor("bias")?))
 }
@@ -20,35 +19,39 @@ pub(super) fn load_pair(scope: &Scope) -> Result<(Tensor, Tensor)> {
 impl Linear {
     /// From `weight [out, in]` and, if there is one, `bias [out]`.
     pub(super) fn load(scope: &Scope) -> Result<Self> {
-        let bias = if scope.has("bias") { Some(scope.tensor("bias")?) } else { None };
-        Ok(Linear { weight: scope.tensor("weight")?, bias })
+        let last = if scope.has("bias") { "bias" } else { "weight" };
+        let weights = LinearWeights::new(scope.packed("weight", last)?, sizes(scope)?, scope.has("bias"))?;
+        Ok(Linear { weights })
     }
 
-    /// Several layers of the same inputs as one whose outputs are theirs in a row.
-    pub fn joined(layers: &[Linear]) -> candle_core::Result<Self> {
-        let join = |tensors: Vec<&Tensor>| Tensor::cat(&tensors, 0);
-        let biases: Option<Vec<&Tensor>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
-        let weight = join(layers.iter().map(|layer| &layer.weight).collect())?;
-        Ok(Linear { weight, bias: biases.map(join).transpose()? })
-    }
-
-    /// The parameters of a layer with a bias; `None` without one.
-    pub fn weight_and_bias(&self) -> Option<(Tensor, Tensor)> {
-        Some((self.weight.clone(), self.bias.clone()?))
+    /// The layers `0` to `n` of a scope, which read the same inputs, as one whose outputs are theirs in a row: their weights
+    /// lie one after the other, and so do their biases.
+    pub(super) fn load_joined(scope: &Scope, n: usize) -> Result<Self> {
+        let (n_out, n_in) = sizes(&scope.at("0"))?;
+        let values = scope.packed("0.weight", &format!("{}.bias", n - 1))?;
+        Ok(Linear { weights: LinearWeights::new(values, (n * n_out, n_in), true)? })
     }
 
     /// Its parameters.
-    pub(super) fn weights(&self) -> (Tensor, Option<Tensor>) {
-        (self.weight.clone(), self.bias.clone())
+    pub(super) fn weights(&self) -> &LinearWeights {
+        &self.weights
     }
 
     /// Width of the output.
-    pub fn n_outputs(&self) -> candle_core::Result<usize> {
-        self.weight.dim(0)
+    pub fn n_outputs(&self) -> usize {
+        self.weights.n_out()
     }
 
     /// - Shapes: `x [.., in]` -> `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        linear(x, &self.weight, self.bias.as_ref())
+        linear(x, &self.weights)
+    }
+}
+
+/// Outputs and inputs of a layer.
+fn sizes(scope: &Scope) -> Result<(usize, usize)> {
+    match scope.place("weight")?.shape[..] {
+        [n_out, n_in] => Ok((n_out, n_in)),
+        _ => bail!("the weight of a layer is no matrix"),
     }
 }

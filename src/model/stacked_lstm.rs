@@ -23,24 +23,22 @@ impl StackedLstm {
     pub(super) fn declare(layout: &mut Layout, name: &str, hidden: usize, n_layers: usize) {
         let initial = Initial::inverse_root(hidden);
         for layer in 0..n_layers {
-            for kind in ["weight_ih", "weight_hh"] {
-                layout.add(format!("{name}.{kind}_l{layer}"), &[4 * hidden, hidden], initial);
-            }
-            for kind in ["bias_ih", "bias_hh"] {
-                layout.add(format!("{name}.{kind}_l{layer}"), &[4 * hidden], initial);
-            }
+            layout.in_block(&format!("{name}.l{layer}"), |layout| {
+                for kind in ["weight_ih", "weight_hh"] {
+                    layout.add(format!("{name}.{kind}_l{layer}"), &[4 * hidden, hidden], initial);
+                }
+                for kind in ["bias_ih", "bias_hh"] {
+                    layout.add(format!("{name}.{kind}_l{layer}"), &[4 * hidden], initial);
+                }
+            });
         }
     }
 
-    pub(super) fn load(params: &Params, name: &str, n_layers: usize) -> Result<Self> {
+    pub(super) fn load(params: &Params, name: &str, hidden: usize, n_layers: usize) -> Result<Self> {
         let scope = params.scope(name);
         let load = |layer| {
-            Ok(LstmWeights {
-                input: scope.tensor(&format!("weight_ih_l{layer}"))?,
-                recurrent: scope.tensor(&format!("weight_hh_l{layer}"))?,
-                input_bias: scope.tensor(&format!("bias_ih_l{layer}"))?,
-                recurrent_bias: scope.tensor(&format!("bias_hh_l{layer}"))?,
-            })
+            let values = scope.packed(&format!("weight_ih_l{layer}"), &format!("bias_hh_l{layer}"))?;
+            Ok(LstmWeights::new(values, hidden, hidden)?)
         };
         Ok(StackedLstm { layers: (0..n_layers).map(load).collect::<Result<_>>()? })
     }

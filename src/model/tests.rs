@@ -100,8 +100,9 @@ fn assert_every_parameter_learns(config: &TftConfig, input: &TftInput) {
     let params = Params::init(config, 3, &Device::Cpu).unwrap();
     let output = forward(config, &params, input, Mode::Train { seed: 3, step: 0 });
     let grads = loss(config, &output, input).backward().unwrap();
-    for (name, var) in params.iter() {
-        let grad = values(grads.get(var).unwrap_or_else(|| panic!("{name} has no gradient")));
+    for (name, _) in params.iter() {
+        let grad = params.gradient(&grads, name).unwrap();
+        let grad = values(&grad.unwrap_or_else(|| panic!("{name} has no gradient")));
         let norm = grad.iter().map(|v| v * v).sum::<f32>().sqrt();
         assert!(norm.is_finite(), "{name}: {norm}");
         // A bias of the keys moves all scores of a query alike, which softmax does not see.
@@ -220,7 +221,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let params = Params::init(&config, 1, &Device::Cpu).unwrap();
             let output = forward(&config, &params, &input, Mode::Train { seed: 1, step: 1 });
             let grads = loss(&config, &output, &input).backward().unwrap();
-            params.iter().map(|(_, var)| values(grads.get(var).unwrap())).collect::<Vec<_>>()
+            params.blocks().iter().map(|block| values(grads.get(&block.var).unwrap())).collect::<Vec<_>>()
         })
     };
     assert_eq!(run(1), run(3));
@@ -290,11 +291,11 @@ fn groups_sum_their_columns_and_padding_rows_stay() {
         ..small_config()
     };
     let params = Params::init(&config, 1, &Device::Cpu).unwrap();
-    let server = params.get("input_embeddings.embeddings.server.weight").unwrap();
-    assert_eq!(values(server)[..3], [0.0; 3]);
+    let server = "input_embeddings.embeddings.server.weight";
+    assert_eq!(values(params.get(server).unwrap())[..3], [0.0; 3]);
     let input = batch(&config, 6, 4, 3);
     let grads = loss(&config, &forward(&config, &params, &input, Mode::Eval), &input).backward().unwrap();
-    assert_eq!(values(grads.get(server).unwrap())[..3], [0.0; 3]);
+    assert_eq!(values(&params.gradient(&grads, server).unwrap().unwrap())[..3], [0.0; 3]);
     let columns =
         |order: [usize; 3], x: &Tensor| Tensor::cat(&order.map(|i| x.narrow(2, i, 1).unwrap()), 2).unwrap();
     let swapped = TftInput {
@@ -321,7 +322,7 @@ fn misfitting_batches_are_refused_by_name() {
     refused(&|input| input.decoder_cont = noise("x", &[2, 3, 5]), "decoder_cont");
     refused(&|input| input.target_scale.truncate(1), "target scales");
     let code = Tensor::full(9u32, (2, 4, 2), &Device::Cpu).unwrap();
-    refused(&|input| input.encoder_cat = code.clone(), "embed server");
+    refused(&|input| input.encoder_cat = code.clone(), "code 9 is beyond");
 }
 
 fn as_map(params: &Params) -> HashMap<String, Tensor> {
@@ -399,25 +400,44 @@ fn a_detached_copy_sees_training_and_records_nothing() {
     let before = run();
     assert!(!before.track_op());
     let snapshot = params.snapshot().unwrap();
-    let var = params.get("output_layer.0.bias").unwrap();
-    var.set(&(var.as_tensor() + 1.0).unwrap()).unwrap();
+    let bias = params.get("output_layer.0.bias").unwrap();
+    params.set("output_layer.0.bias", &(bias + 1.0).unwrap()).unwrap();
     assert_close(&values(&run()), &values(&(before + 1.0).unwrap()), 1e-5);
     let (_, kept) = snapshot.iter().find(|(name, _)| name == "output_layer.0.bias").unwrap();
-    assert_close(&values(&(kept + 1.0).unwrap()), &values(var), 0.0);
+    assert_close(&values(&(kept + 1.0).unwrap()), &values(bias), 0.0);
 }
 
 #[test]
-fn a_table_can_grow_a_row() {
-    let mut config = small_config();
-    let mut params = Params::init(&config, 1, &Device::Cpu).unwrap();
-    let name = "input_embeddings.embeddings.server.weight";
-    let old = params.get(name).unwrap().as_detached_tensor();
-    params.replace(name, &Tensor::cat(&[&old, &old.mean_keepdim(0).unwrap()], 0).unwrap()).unwrap();
-    config.embedding_sizes[0].classes += 1;
-    let mut input = batch(&config, 2, 4, 3);
-    input.encoder_cat = Tensor::full(5u32, (2, 4, 2), &Device::Cpu).unwrap();
-    forward(&config, &params, &input, Mode::Eval);
-    assert_eq!(params.iter().next().unwrap().0, name, "the order stays");
-    assert!(params.replace(name, &noise("x", &[6, 4])).is_err());
-    assert!(params.replace("nobody", &old).is_err());
+fn what_an_operation_reads_lies_together() {
+    let shared = TftConfig { share_single_variable_networks: true, ..small_config() };
+    for config in [fleet_config(), shared, TftConfig { lstm_layers: 2, ..small_config() }] {
+        let params = Params::init(&config, 1, &Device::Cpu).unwrap();
+        // Every number of a block belongs to one parameter.
+        for (number, block) in params.blocks().iter().enumerate() {
+            let mut ranges: Vec<_> = params
+                .places()
+                .filter(|(_, place)| place.block == number)
+                .map(|(_, p)| p.range.clone())
+                .collect();
+            ranges.sort_by_key(|range| range.start);
+            assert_eq!(ranges[0].start, 0, "{}", block.name);
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "{}", block.name);
+            assert_eq!(ranges[ranges.len() - 1].end, block.var.elem_count(), "{}", block.name);
+        }
+        let n_targets = config.output_sizes.len();
+        assert!(params.blocks().len() <= 24 + n_targets, "{} blocks", params.blocks().len());
+    }
+}
+
+#[test]
+fn a_parameter_is_written_where_it_lies() {
+    let params = Params::init(&small_config(), 1, &Device::Cpu).unwrap();
+    let (before, name) = (as_map(&params), "prescalers.hour.bias");
+    params.set(name, &params.get(name).unwrap().ones_like().unwrap()).unwrap();
+    for (other, values_before) in &before {
+        let now = values(params.get(other).unwrap());
+        assert_eq!(now == values(values_before), other != name, "{other}");
+    }
+    assert!(params.set(name, &noise("x", &[50])).is_err());
+    assert!(params.set("nobody", &noise("x", &[5])).is_err());
 }

@@ -114,12 +114,14 @@ impl Tft {
     pub(super) fn declare_outputs(layout: &mut Layout, config: &TftConfig) {
         for (name, &size) in output_names(config).iter().zip(&config.output_sizes) {
             let initial = Initial::inverse_root(config.hidden_size);
-            layout.add(format!("{name}.weight"), &[size, config.hidden_size], initial);
-            layout.add(format!("{name}.bias"), &[size], initial);
+            layout.in_block(name, |layout| {
+                layout.add(format!("{name}.weight"), &[size, config.hidden_size], initial);
+                layout.add(format!("{name}.bias"), &[size], initial);
+            });
         }
     }
 
-    /// Builds the network on the parameters' device; it follows their values, see [`Params::replace`].
+    /// Builds the network on the parameters' device; it follows their values.
     ///
     /// - Errors: the config is not valid or does not fit the parameters.
     pub fn new(config: &TftConfig, params: &Params) -> Result<Tft> {
@@ -130,16 +132,16 @@ impl Tft {
             Vsn::load(&prefix, variables, &embeddings, params, config.hidden_size)
         };
         let outputs = output_names(config).into_iter().map(|name| Linear::load(&params.scope(name)));
-        let n_heads = config.attention_head_size;
+        let (hidden, n_layers) = (config.hidden_size, config.lstm_layers);
         Ok(Tft {
             statics: StaticEncoder::load(config, &embeddings, params)?,
             encoder_selection: select("encoder", &config.encoder_variables())?,
             decoder_selection: select("decoder", &config.decoder_variables())?,
-            encoder_lstm: StackedLstm::load(params, "lstm_encoder", config.lstm_layers)?,
-            decoder_lstm: StackedLstm::load(params, "lstm_decoder", config.lstm_layers)?,
-            post_lstm: GateAddNorm::load_post_lstm(params)?,
+            encoder_lstm: StackedLstm::load(params, "lstm_encoder", hidden, n_layers)?,
+            decoder_lstm: StackedLstm::load(params, "lstm_decoder", hidden, n_layers)?,
+            post_lstm: GateAddNorm::load_post_lstm(params, hidden)?,
             enrichment: Grn::load(&params.scope("static_enrichment"))?,
-            attention: Attention::load(params, "multihead_attn", n_heads)?,
+            attention: Attention::load(params, "multihead_attn", config.attention_head_size)?,
             post_attention: GateAddNorm::load(&params.scope("post_attn_gate_norm"))?,
             feed_forward: Grn::load(&params.scope("pos_wise_ff"))?,
             pre_output: GateAddNorm::load(&params.scope("pre_output_gate_norm"))?,
@@ -262,7 +264,7 @@ impl Tft {
             (self.post_lstm.weights(), self.enrichment.weights()),
             (self.post_attention.weights(), self.feed_forward.weights(), self.pre_output.weights()),
             &self.outputs,
-        )?;
+        );
         let context =
             self.enrichment.project(&statics.c_enrichment)?.context("the enrichment has a context")?;
         let history = sequences.encoder.as_ref().map(|history| [history, &selections.encoder.selected]);

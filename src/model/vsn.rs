@@ -3,19 +3,21 @@
 //! In float32 it runs as one fused operation ([`crate::ops::vsn`]); the composition of blocks here is its oracle, and
 //! what runs elsewhere and for what the fused form does not know.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, Tensor};
 
 use super::config::TftConfig;
-use super::embedding::Embeddings;
+use super::embedding::{COMMON, Embeddings, TablePlace};
 use super::grn::{self, Grn};
 use super::layout::Layout;
 use super::linear::Linear;
-use super::norm::{self, ResampleNorm};
-use super::params::{Params, Scope};
-use crate::ops::vsn::weights::{VariableWeights, VsnWeights};
+use super::norm::ResampleNorm;
+use super::params::{Params, Place, Scope};
+use crate::ops::vsn::weights::{Packed, Variable, VsnWeights};
 use crate::ops::vsn::{VsnInput, vsn_fused};
-use crate::ops::{Dropout, GrnWeights, ResampleWeights, has_fused_form, softmax};
+use crate::ops::{Dropout, GrnSizes, has_fused_form, softmax};
 
 /// The variable selection network of one part: static, encoder or decoder.
 pub struct Vsn {
@@ -26,16 +28,10 @@ pub struct Vsn {
     hidden: usize,
 }
 
-/// The parameters of the fused form, but for the embeddings.
+/// The parameters of the fused form.
 struct Fused {
-    singles: Vec<FusedSingle>,
-    joint: GrnWeights,
+    weights: VsnWeights,
     context: Option<Linear>,
-}
-
-enum FusedSingle {
-    Real(GrnWeights),
-    Categorical(ResampleWeights),
 }
 
 /// What processes one variable before it is weighted.
@@ -61,15 +57,35 @@ impl Vsn {
         let shared = config.share_single_variable_networks;
         if shared {
             let new = decoder.iter().filter(|name| !encoder.contains(name));
-            for name in encoder.iter().chain(new) {
-                declare_single_grn(layout, config, &format!("{SHARED}.{name}"), name);
-            }
+            layout.in_block(COMMON, |layout| {
+                for name in encoder.iter().chain(new) {
+                    declare_single_grn(layout, config, &format!("{SHARED}.{name}"), name);
+                }
+            });
         }
         Self::declare(layout, config, "encoder_variable_selection", &encoder, hidden, shared);
         Self::declare(layout, config, "decoder_variable_selection", &decoder, hidden, shared);
     }
 
     fn declare(
+        layout: &mut Layout,
+        config: &TftConfig,
+        prefix: &str,
+        variables: &[&str],
+        context: Option<usize>,
+        shared: bool,
+    ) {
+        layout.in_block(prefix, |layout| {
+            Self::declare_networks(layout, config, prefix, variables, context, shared);
+        });
+        for name in variables {
+            if !is_categorical(config, name) {
+                layout.alias(&format!("{prefix}.prescalers.{name}"), &format!("prescalers.{name}"));
+            }
+        }
+    }
+
+    fn declare_networks(
         layout: &mut Layout,
         config: &TftConfig,
         prefix: &str,
@@ -91,11 +107,6 @@ impl Vsn {
                 ResampleNorm::declare(layout, &single, config.hidden_size);
             } else {
                 declare_single_grn(layout, config, &single, name);
-            }
-        }
-        for name in variables {
-            if !is_categorical(config, name) {
-                layout.alias(&format!("{prefix}.prescalers.{name}"), &format!("prescalers.{name}"));
             }
         }
     }
@@ -121,7 +132,7 @@ impl Vsn {
         let variables = variables.iter().map(load).collect::<Result<Vec<_>>>()?;
         let several = variables.len() > 1;
         let weights = several.then(|| Grn::load(&scope.at("flattened_grn"))).transpose()?;
-        let fused = Fused::load(&scope, &variables, embeddings)?;
+        let fused = Fused::load(params, prefix, &variables, embeddings, hidden)?;
         Ok(Vsn { variables, weights, fused, hidden })
     }
 
@@ -148,59 +159,25 @@ impl Vsn {
         }
         match &self.fused {
             Some(fused) if has_fused_form(reals) => {
-                self.forward_fused(fused, embeddings, categoricals, reals, context, dropout)
+                Self::forward_fused(fused, categoricals, reals, context, dropout)
             }
             _ => self.forward_plain(embeddings, categoricals, reals, context, dropout),
         }
     }
 
     fn forward_fused(
-        &self,
         fused: &Fused,
-        embeddings: &Embeddings,
         categoricals: &Tensor,
         reals: &Tensor,
         context: Option<&Tensor>,
         dropout: &Dropout,
     ) -> Result<Selection> {
-        let (batch, n_steps, _) = reals.dims3()?;
-        let mut codes = Vec::new();
-        let mut variables = Vec::with_capacity(self.variables.len());
-        for ((name, _), single) in self.variables.iter().zip(&fused.singles) {
-            variables.push(match single {
-                FusedSingle::Real(grn) => {
-                    let (column, line) = embeddings.line(name)?;
-                    VariableWeights::Real { column, line, grn: grn.clone() }
-                }
-                FusedSingle::Categorical(resample) => {
-                    let (column, table) = embeddings.table(name)?;
-                    let own = categoricals.narrow(2, column, 1)?;
-                    ensure_known(&own, table.dim(0)?).with_context(|| format!("embed {name}"))?;
-                    let (table, own) = if table.dim(0)? > batch * n_steps {
-                        rows_in_use(&table, &own)?
-                    } else {
-                        (table, own)
-                    };
-                    codes.push(own);
-                    VariableWeights::Categorical {
-                        column: codes.len() - 1,
-                        table,
-                        resample: resample.clone(),
-                    }
-                }
-            });
-        }
-        let codes = match codes.is_empty() {
-            true => categoricals.narrow(2, 0, 0)?,
-            false => Tensor::cat(&codes, 2)?,
-        };
         let projected = match (&fused.context, context) {
             (Some(layer), Some(context)) => Some(layer.forward(&context.squeeze(1)?)?),
             _ => None,
         };
-        let weights = VsnWeights { variables, joint: fused.joint.clone() };
-        let input = VsnInput { reals, codes: &codes, context: projected.as_ref() };
-        let (selected, weights) = vsn_fused(&input, &weights, dropout)?;
+        let input = VsnInput { reals, codes: categoricals, context: projected.as_ref() };
+        let (selected, weights) = vsn_fused(&input, &fused.weights, dropout)?;
         Ok(Selection { selected, weights })
     }
 
@@ -237,45 +214,57 @@ impl Fused {
     /// `None` for what the fused operation does not know: a single variable, several columns in one embedding, a
     /// categorical with a network of its own.
     fn load(
-        scope: &Scope<'_>,
+        params: &Params,
+        prefix: &str,
         variables: &[(String, Single)],
         embeddings: &Embeddings,
+        hidden: usize,
     ) -> Result<Option<Self>> {
-        let is_known = |(name, single): &(String, Single)| match single {
-            Single::Grn(_) => embeddings.line(name).is_ok(),
-            Single::Resample(_) => embeddings.table(name).is_ok(),
-        };
-        if variables.len() < 2 || !variables.iter().all(is_known) {
+        if variables.len() < 2 {
             return Ok(None);
         }
-        let load = |(name, single): &(String, Single)| {
-            let scope = scope.at(&format!("single_variable_grns.{name}"));
-            Ok(match single {
-                Single::Grn(_) => FusedSingle::Real(grn::load_weights(&scope)?),
-                Single::Resample(_) => FusedSingle::Categorical(norm::load_resample(&scope)?),
-            })
+        let (scope, joint) = (params.scope(prefix), params.scope(format!("{prefix}.flattened_grn")));
+        let own = joint.place("fc1.weight")?.block;
+        let common =
+            params.blocks().iter().position(|block| block.name == COMMON).context("no embeddings")?;
+        let (own_values, common_values) = (params.block(own), params.block(common));
+        let n = [own_values.elem_count(), common_values.elem_count()];
+        // The own parameters come first, those of several selections behind them.
+        let start = |place: &Place| -> Result<usize> {
+            ensure!(place.block == own || place.block == common, "parameters of {prefix} lie elsewhere");
+            Ok(place.range.start + if place.block == own { 0 } else { n[0] })
         };
-        let joint = scope.at("flattened_grn");
+        let grn_at = |scope: &Scope<'_>| -> Result<(usize, GrnSizes)> {
+            let sizes = grn::load_sizes(scope)?;
+            let first = if sizes.is_stretched() { "resample_norm.mask" } else { "fc1.weight" };
+            Ok((start(scope.place(first)?)?, sizes))
+        };
+        let mut places = Vec::with_capacity(variables.len());
+        for (name, single) in variables {
+            let scope = scope.at(&format!("single_variable_grns.{name}"));
+            places.push(match (single, embeddings.line(name), embeddings.table(name)) {
+                (Single::Grn(_), Some((column, [line, _])), _) => {
+                    Variable::Real { column, line: start(line)?, grn: grn_at(&scope)? }
+                }
+                (Single::Resample(_), _, Some(TablePlace { column, place, padded })) => {
+                    Variable::Categorical {
+                        column,
+                        table: start(place)?,
+                        n_codes: place.shape[0],
+                        width: place.shape[1],
+                        padded,
+                        resample: start(scope.place("mask")?)?,
+                    }
+                }
+                _ => return Ok(None),
+            });
+        }
+        let packed = Packed::new(&places, grn_at(&joint)?, hidden, n)?;
+        let weights = VsnWeights { own: own_values, common: common_values, packed: Arc::new(packed) };
         let has_context = joint.has("context.weight");
-        Ok(Some(Fused {
-            singles: variables.iter().map(load).collect::<Result<_>>()?,
-            context: has_context.then(|| Linear::load(&joint.at("context"))).transpose()?,
-            joint: grn::load_weights(&joint)?,
-        }))
+        let context = has_context.then(|| Linear::load(&joint.at("context"))).transpose()?;
+        Ok(Some(Fused { weights, context }))
     }
-}
-
-fn ensure_known(codes: &Tensor, n_codes: usize) -> Result<()> {
-    let largest = codes.flatten_all()?.to_vec1::<u32>()?.into_iter().max().unwrap_or(0);
-    ensure!((largest as usize) < n_codes, "code {largest} is beyond the table of {n_codes}");
-    Ok(())
-}
-
-/// The rows of a large table that a batch uses, one per code, and the codes that fit them.
-fn rows_in_use(table: &Tensor, codes: &Tensor) -> Result<(Tensor, Tensor)> {
-    let rows = table.index_select(&codes.flatten_all()?, 0)?;
-    let numbers = Tensor::arange(0, rows.dim(0)? as u32, codes.device())?.reshape(codes.shape())?;
-    Ok((rows, numbers))
 }
 
 const SHARED: &str = "shared_single_variable_grns";

@@ -1,9 +1,9 @@
-//! A step of AdamW over flat vectors, in one pass; on the CPU in place, with the mean of the weights where there is one.
+//! A step of AdamW over flat vectors, in one pass and in place, with the mean of the weights where there is one.
 
 use candle_core::{Result, Tensor, bail};
 
 use super::cuda;
-use super::host::{change, has_fused_form, host_values};
+use super::host::{change, host_values};
 
 /// The numbers of one step.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ struct Factors {
     decay: f32,
 }
 
-/// The weights of a step on the CPU, parameter by parameter in the order of the vectors.
+/// The weights of a step, block by block in the order of the vectors.
 pub struct InPlace<'a> {
     pub weights: Vec<&'a Tensor>,
     /// The means of the weights, in the same order, and the share of them that stays.
@@ -48,18 +48,8 @@ pub struct InPlace<'a> {
 }
 
 impl AdamWStep {
-    /// New weights, first and second moments of `[weights, first, second, gradient, decays]`, `[P]` each; `decays` is 1
-    /// where a weight decays, else 0.
-    pub fn apply(self, inputs: [&Tensor; 5]) -> Result<[Tensor; 3]> {
-        if !has_fused_form(inputs[0]) || inputs[0].device().is_cpu() {
-            return self.apply_plain(inputs);
-        }
-        let n = inputs[0].elem_count();
-        let outputs = cuda::over(inputs, |machine, inputs| self.launch(machine, inputs))?;
-        Ok(outputs.map(|storage| cuda::tensor(storage, n)))
-    }
-
-    /// [`apply`](Self::apply) in tensor operations, on any device: the oracle of the others.
+    /// New weights, first and second moments of `[weights, first, second, gradient, decays]`, `[P]` each, in tensor
+    /// operations on any device; `decays` is 1 where a weight decays, else 0. The oracle of the step in place.
     pub fn apply_plain(
         self,
         [weights, first, second, gradient, decays]: [&Tensor; 5],
@@ -73,20 +63,17 @@ impl AdamWStep {
         Ok([((weights * kept)? - update)?, first, second])
     }
 
-    /// [`apply`](Self::apply) where everything lies, on the CPU: nothing is copied, and a mean takes in each weight while it
-    /// is at hand.
+    /// The step where everything lies: nothing is copied, and a mean takes in each weight while it is at hand.
     ///
-    /// - Errors: anything but contiguous f32 on the CPU; vectors that do not fit the weights.
+    /// - Errors: anything but contiguous f32; vectors that do not fit the weights.
     pub fn apply_in_place(self, state: &InPlace<'_>) -> Result<()> {
+        state.ensure_fits()?;
+        if state.gradient.device().is_cuda() {
+            return self.apply_on_gpu(state);
+        }
         let factors = self.factors();
         let (gradient, decays) = (host_values(state.gradient), host_values(state.decays));
         let (gradient, decays) = (gradient.slice()?, decays.slice()?);
-        let n: usize = state.weights.iter().map(|weights| weights.elem_count()).sum();
-        let n_means = state.means.as_ref().map(|(means, _)| means.iter().map(|mean| mean.elem_count()).sum());
-        let lens = [gradient.len(), decays.len(), n_means.unwrap_or(n)];
-        if lens != [n; 3] || state.moments.iter().any(|moment| moment.elem_count() != n) {
-            bail!("a step over {n} weights with vectors of {lens:?}");
-        }
         change(state.moments[0], |first| {
             change(state.moments[1], |second| {
                 let mut from = 0;
@@ -108,6 +95,21 @@ impl AdamWStep {
         })
     }
 
+    fn apply_on_gpu(self, state: &InPlace<'_>) -> Result<()> {
+        let InPlace { weights, means, moments, gradient, decays } = state;
+        let kept = means.as_ref().map(|(_, kept)| *kept);
+        let means = means.as_ref().map_or(&[][..], |(means, _)| means);
+        let vectors = [moments[0], moments[1], *gradient, *decays];
+        let all: Vec<&Tensor> =
+            vectors.into_iter().chain(weights.iter().copied()).chain(means.iter().copied()).collect();
+        cuda::in_place(&all, |machine, all| {
+            let (vectors, blocks) = all.split_at(4);
+            let (weights, means) = blocks.split_at(weights.len());
+            let state = cuda::adamw::State { vectors: [0, 1, 2, 3].map(|i| vectors[i]), weights, means };
+            self.launch(machine, &state, kept)
+        })
+    }
+
     fn factors(self) -> Factors {
         Factors {
             clip: self.clip as f32,
@@ -118,6 +120,22 @@ impl AdamWStep {
             epsilon: self.epsilon as f32,
             decay: self.decay as f32,
         }
+    }
+}
+
+impl InPlace<'_> {
+    fn ensure_fits(&self) -> Result<()> {
+        let n: usize = self.weights.iter().map(|weights| weights.elem_count()).sum();
+        let vectors = [self.gradient, self.decays, self.moments[0], self.moments[1]];
+        let lens = vectors.map(Tensor::elem_count);
+        let means_fit = self.means.as_ref().is_none_or(|(means, _)| {
+            let len = |tensor: &&Tensor| tensor.elem_count();
+            means.iter().map(len).eq(self.weights.iter().map(len))
+        });
+        if lens != [n; 4] || !means_fit {
+            bail!("a step over {n} weights with vectors of {lens:?} or other means");
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,8 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 
+use super::grn::GrnSizes;
+use super::grn_fused::Grn;
 use super::random::Key;
 
 /// Standard normal values that depend on `name` and position alone.
@@ -54,6 +56,19 @@ pub(crate) fn assert_gradients(vars: &[Var], tolerance: f32, loss: impl Fn() -> 
 /// Variables of noise, by name and shape.
 pub(crate) fn vars(shapes: &[(&str, &[usize])]) -> Vec<Var> {
     shapes.iter().map(|(name, shape)| Var::from_tensor(&noise(name, shape)).unwrap()).collect()
+}
+
+/// Parameters of a GRN, weights small enough for a network at work.
+pub(crate) fn grn_noise(sizes: GrnSizes) -> Tensor {
+    let Grn { first, tail, .. } = Grn::new(sizes, None);
+    let mut all = values(&noise("values", &[Grn::new(sizes, None).n_values()]));
+    for (range, fan_in) in
+        [(first.weight, sizes.n_in), (tail.second.weight, sizes.hidden), (tail.gate.weight, sizes.hidden)]
+    {
+        all[range].iter_mut().for_each(|weight| *weight /= (fan_in as f32).sqrt());
+    }
+    let n = all.len();
+    Tensor::from_vec(all, n, &Device::Cpu).unwrap()
 }
 
 /// Value and every gradient of `form` in a fixed direction, all of them finite.

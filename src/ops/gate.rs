@@ -4,35 +4,35 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::ops::sigmoid;
 
 use super::dropout::Mask;
-use super::gate_fused::{GateSizes, gate_add_norm_fused};
+use super::gate_fused::{Gate, gate_add_norm_fused};
 use super::host::has_fused_form;
 use super::layer_norm::layer_norm_plain;
-use super::linear::linear_plain;
+use super::linear::matrix_plain;
+use super::pack::{ensure_len, view};
 
-/// The parameters of a gate, weight before bias.
+/// Widths of a gate.
+#[derive(Clone, Copy, Debug)]
+pub struct GateSizes {
+    pub n_in: usize,
+    pub n_out: usize,
+}
+
+/// The parameters of a gate: weight `[2 out, in]` and bias `[2 out]` of its layer (the values, then the gates), weight and
+/// bias of the norm, `[out]` each.
 #[derive(Clone)]
 pub struct GateWeights {
-    /// `[2 out, in]` and `[2 out]`: the values, then the gates.
-    pub gate: (Tensor, Tensor),
-    /// `[out]` each.
-    pub norm: (Tensor, Tensor),
+    pub(super) values: Tensor,
+    pub(super) sizes: GateSizes,
 }
 
 impl GateWeights {
-    /// - Errors: shapes that do not belong to one gate.
-    pub(super) fn sizes(&self) -> Result<GateSizes> {
-        let (twice, n_in) = self.gate.0.dims2()?;
-        let n_out = twice / 2;
-        let (bias, weight, shift) = (self.gate.1.dims(), self.norm.0.dims(), self.norm.1.dims());
-        if n_out == 0 || twice != 2 * n_out || bias != [twice] || weight != [n_out] || shift != [n_out] {
-            bail!("a gate of {:?} with bias {bias:?} and norm {weight:?}, {shift:?}", self.gate.0.dims());
+    /// - Errors: `values` are not those of such a gate.
+    pub fn new(values: Tensor, sizes: GateSizes) -> Result<Self> {
+        if sizes.n_in == 0 || sizes.n_out == 0 {
+            bail!("a gate without features");
         }
-        Ok(GateSizes { n_in, n_out })
-    }
-
-    /// In the order in which [`super::gate_fused`] packs them.
-    pub(super) fn tensors(&self) -> [&Tensor; 4] {
-        [&self.gate.0, &self.gate.1, &self.norm.0, &self.norm.1]
+        ensure_len(&values, Gate::new(sizes, None).n_values(), "a gate")?;
+        Ok(GateWeights { values, sizes })
     }
 }
 
@@ -41,7 +41,7 @@ impl GateWeights {
 /// - Shapes: `x [.., in]`, `skip [.., out]` -> `[.., out]`.
 /// - Errors: shapes that do not fit.
 pub fn gate_add_norm(x: &Tensor, skip: &Tensor, weights: &GateWeights, mask: Option<Mask>) -> Result<Tensor> {
-    let GateSizes { n_in, n_out } = weights.sizes()?;
+    let GateSizes { n_in, n_out } = weights.sizes;
     let fits = match (x.dims(), skip.dims()) {
         ([outer @ .., x], [outer_skip @ .., skip]) => outer == outer_skip && (*x, *skip) == (n_in, n_out),
         _ => false,
@@ -64,8 +64,12 @@ pub fn gate_add_norm_plain(
         Some(mask) => mask.apply(x)?,
         None => x.clone(),
     };
-    let sum = (glu_plain(&dropped, &weights.gate.0, &weights.gate.1)? + skip)?;
-    layer_norm_plain(&sum, &weights.norm.0, &weights.norm.1)
+    let (GateSizes { n_in, n_out }, values) = (weights.sizes, &weights.values);
+    let Gate { linear, norm, .. } = Gate::new(weights.sizes, None);
+    let (weight, bias) =
+        (view(values, &linear.weight, (2 * n_out, n_in))?, view(values, &linear.bias, 2 * n_out)?);
+    let sum = (glu_plain(&dropped, &weight, &bias)? + skip)?;
+    layer_norm_plain(&sum, &view(values, &norm.weight, n_out)?, &view(values, &norm.bias, n_out)?)
 }
 
 /// Half of a linear layer's outputs, each scaled by the sigmoid of its partner in the other half.
@@ -73,13 +77,13 @@ fn glu_plain(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let width = weight.dim(0)? / 2;
     // The weights are split rather than the result: the backward of a slice pads it to full size again.
     let half =
-        |start| linear_plain(x, &weight.narrow(0, start, width)?, Some(&bias.narrow(0, start, width)?));
+        |start| matrix_plain(x, &weight.narrow(0, start, width)?, Some(&bias.narrow(0, start, width)?));
     half(0)? * sigmoid(&half(width)?)?
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Var;
+    use candle_core::{D, Var};
 
     use super::*;
     use crate::ops::Dropout;
@@ -87,19 +91,12 @@ mod tests {
 
     fn all_vars(outer: &[usize], n_in: usize, n_out: usize) -> Vec<Var> {
         let (x, skip) = ([outer, &[n_in]].concat(), [outer, &[n_out]].concat());
-        vars(&[
-            ("x", &x),
-            ("skip", &skip),
-            ("gate.weight", &[2 * n_out, n_in]),
-            ("gate.bias", &[2 * n_out]),
-            ("norm.weight", &[n_out]),
-            ("norm.bias", &[n_out]),
-        ])
+        vars(&[("x", &x), ("skip", &skip), ("values", &[2 * n_out * n_in + 4 * n_out])])
     }
 
     fn weights(vars: &[Var]) -> GateWeights {
-        let tensor = |i: usize| vars[i].as_tensor().clone();
-        GateWeights { gate: (tensor(2), tensor(3)), norm: (tensor(4), tensor(5)) }
+        let (n_in, n_out) = (vars[0].dim(D::Minus1).unwrap(), vars[1].dim(D::Minus1).unwrap());
+        GateWeights::new(vars[2].as_tensor().clone(), GateSizes { n_in, n_out }).unwrap()
     }
 
     fn masks() -> [Option<Mask>; 2] {
@@ -155,8 +152,6 @@ mod tests {
         assert!(refused(&[2, 5], &[2, 3]));
         assert!(refused(&[2, 4], &[2, 4]));
         assert!(refused(&[2, 4], &[1, 3]));
-        let mut odd = weights(&all_vars(&[1], 4, 3));
-        odd.norm.1 = noise("norm", &[4]);
-        assert!(gate_add_norm(&noise("x", &[2, 4]), &noise("skip", &[2, 3]), &odd, None).is_err());
+        assert!(GateWeights::new(noise("values", &[37]), GateSizes { n_in: 4, n_out: 3 }).is_err());
     }
 }

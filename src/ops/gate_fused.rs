@@ -8,11 +8,11 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp3, Device, Layout, Result, Sh
 
 use super::cuda;
 use super::dropout::Mask;
-use super::gate::GateWeights;
+use super::gate::{GateSizes, GateWeights};
 use super::grn_tile::{Pair, norm_backward};
 use super::host::{contiguous, host_values};
 use super::linear_fused::add_gradients;
-use super::pack::{Places, pack};
+use super::pack::Places;
 use super::rows::{Output, Rows, TileRows};
 use super::simd::{Init, Matrix, ROWS, Simd};
 use super::split::sum_in_order;
@@ -24,23 +24,16 @@ pub fn gate_add_norm_fused(
     weights: &GateWeights,
     mask: Option<Mask>,
 ) -> Result<Tensor> {
-    let gate = Gate::new(weights.sizes()?, mask);
-    x.contiguous()?.apply_op3(&skip.contiguous()?, &pack(&weights.tensors())?, gate)
-}
-
-/// Widths of a gate.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct GateSizes {
-    pub n_in: usize,
-    pub n_out: usize,
+    let gate = Gate::new(weights.sizes, mask);
+    x.contiguous()?.apply_op3(&skip.contiguous()?, &weights.values.contiguous()?, gate)
 }
 
 pub(super) struct Gate {
     pub sizes: GateSizes,
     mask: Option<Mask>,
     /// Where the parameters lie.
-    linear: Pair,
-    norm: Pair,
+    pub linear: Pair,
+    pub norm: Pair,
 }
 
 /// Working memory of one part: the tiles of its rows.
@@ -63,6 +56,11 @@ impl Gate {
         let mut places = Places::default();
         let linear = places.pair(2 * sizes.n_out * sizes.n_in, 2 * sizes.n_out);
         Gate { sizes, mask, linear, norm: places.pair(sizes.n_out, sizes.n_out) }
+    }
+
+    /// Single parameters.
+    pub fn n_values(&self) -> usize {
+        self.norm.bias.end
     }
 
     fn on_gpu(&self, n_skip: usize) -> cuda::gate::Gate {

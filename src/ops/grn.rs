@@ -3,61 +3,45 @@
 use candle_core::{D, Result, Tensor, bail};
 
 use super::dropout::Mask;
-use super::gate::{GateWeights, gate_add_norm_plain};
-use super::grn_fused::{GrnSizes, grn_fused};
+use super::gate::{GateSizes, GateWeights, gate_add_norm_plain};
+use super::grn_fused::{Grn, grn_fused};
+use super::grn_tile::Pair;
 use super::host::has_fused_form;
 use super::layer_norm::layer_norm_plain;
-use super::linear::linear_plain;
-use super::resample::{ResampleWeights, stretch_and_gate};
+use super::linear::matrix_plain;
+use super::pack::{ensure_len, view};
+use super::resample::stretch_and_gate;
 
-/// The parameters of a GRN, weight before bias.
+/// Widths of a GRN. Where input and output differ, the skip is stretched.
+#[derive(Clone, Copy, Debug)]
+pub struct GrnSizes {
+    pub n_in: usize,
+    pub hidden: usize,
+    pub n_out: usize,
+}
+
+impl GrnSizes {
+    pub fn is_stretched(self) -> bool {
+        self.n_in != self.n_out
+    }
+}
+
+/// The parameters of a GRN: of a stretched skip its mask, weight and bias of its norm, `[out]` each; then weight before bias
+/// `[hidden, in]` of the first layer, `[hidden, hidden]` of the second, `[2 out, hidden]` of the gate, and of the norm.
 #[derive(Clone)]
 pub struct GrnWeights {
-    /// `[hidden, in]` and `[hidden]`
-    pub first: (Tensor, Tensor),
-    /// `[hidden, hidden]` and `[hidden]`
-    pub second: (Tensor, Tensor),
-    /// `[2 out, hidden]` and `[2 out]`
-    pub gate: (Tensor, Tensor),
-    /// `[out]` each.
-    pub norm: (Tensor, Tensor),
-    /// Where input and output have different widths.
-    pub resample: Option<ResampleWeights>,
+    pub(super) values: Tensor,
+    pub(super) sizes: GrnSizes,
 }
 
 impl GrnWeights {
-    /// - Errors: shapes that do not belong to one GRN.
-    pub(super) fn sizes(&self) -> Result<GrnSizes> {
-        let (hidden, n_in) = self.first.0.dims2()?;
-        let gate = self.tail().sizes()?;
-        let n_out = gate.n_out;
-        let skip_fits = match &self.resample {
-            Some(ResampleWeights { mask, norm }) => {
-                [mask, &norm.0, &norm.1].iter().all(|tensor| tensor.dims() == [n_out])
-            }
-            None => n_in == n_out,
-        };
-        let fits = n_in > 0
-            && gate.n_in == hidden
-            && self.first.1.dims() == [hidden]
-            && self.second.0.dims() == [hidden, hidden]
-            && self.second.1.dims() == [hidden];
-        if !fits || !skip_fits {
-            bail!("a GRN from {n_in} through {hidden} to {n_out} with parts that do not fit");
+    /// - Errors: `values` are not those of such a GRN.
+    pub fn new(values: Tensor, sizes: GrnSizes) -> Result<Self> {
+        if sizes.n_in == 0 || sizes.hidden == 0 || sizes.n_out == 0 {
+            bail!("a GRN without features");
         }
-        Ok(GrnSizes { n_in, hidden, n_out, resample: self.resample.is_some() })
-    }
-
-    /// In the order in which [`super::grn_fused`] packs them.
-    pub(super) fn tensors(&self) -> Vec<&Tensor> {
-        let layers = [&self.first, &self.second, &self.gate, &self.norm];
-        let mut tensors: Vec<&Tensor> = layers.iter().flat_map(|layer| [&layer.0, &layer.1]).collect();
-        tensors.extend(self.resample.iter().flat_map(|skip| [&skip.mask, &skip.norm.0, &skip.norm.1]));
-        tensors
-    }
-
-    fn tail(&self) -> GateWeights {
-        GateWeights { gate: self.gate.clone(), norm: self.norm.clone() }
+        ensure_len(&values, Grn::new(sizes, None).n_values(), "a GRN")?;
+        Ok(GrnWeights { values, sizes })
     }
 }
 
@@ -67,7 +51,7 @@ impl GrnWeights {
 ///   rows of a sample -> `[B, .., out]`.
 /// - Errors: shapes that do not fit.
 pub fn grn(x: &Tensor, context: Option<&Tensor>, weights: &GrnWeights, mask: Option<Mask>) -> Result<Tensor> {
-    let GrnSizes { n_in, hidden, .. } = weights.sizes()?;
+    let GrnSizes { n_in, hidden, .. } = weights.sizes;
     let context_fits = context.is_none_or(|context| {
         let (n_samples, rank) = (x.dims().first().copied().unwrap_or(0), context.rank());
         context.dims().first() == Some(&n_samples)
@@ -92,20 +76,34 @@ pub fn grn_plain(
     weights: &GrnWeights,
     mask: Option<Mask>,
 ) -> Result<Tensor> {
-    let skip = match &weights.resample {
-        Some(ResampleWeights { mask, norm }) => {
-            layer_norm_plain(&stretch_and_gate(x, mask)?, &norm.0, &norm.1)?
+    let (GrnSizes { n_in, hidden, n_out }, values) = (weights.sizes, &weights.values);
+    let Grn { first, tail, skip, .. } = Grn::new(weights.sizes, None);
+    let skip = match (&skip, &tail.skip_norm) {
+        (Some(places), Some(norm)) => {
+            let stretched = stretch_and_gate(x, &view(values, &places.mask, n_out)?)?;
+            layer_norm_plain(
+                &stretched,
+                &view(values, &norm.weight, n_out)?,
+                &view(values, &norm.bias, n_out)?,
+            )?
         }
-        None => x.clone(),
+        _ => x.clone(),
     };
-    let mut inner = linear_plain(x, &weights.first.0, Some(&weights.first.1))?;
+    let layer = |pair: &Pair, n_in: usize, x: &Tensor| {
+        let (weight, bias) = (view(values, &pair.weight, (hidden, n_in))?, view(values, &pair.bias, hidden)?);
+        matrix_plain(x, &weight, Some(&bias))
+    };
+    let mut inner = layer(&first, n_in, x)?;
     if let Some(context) = context {
         let mut shape = vec![1; x.rank()];
         (shape[0], shape[x.rank() - 1]) = (x.dim(0)?, context.dim(D::Minus1)?);
         inner = inner.broadcast_add(&context.reshape(shape)?)?;
     }
-    let outer = linear_plain(&inner.elu(1.0)?, &weights.second.0, Some(&weights.second.1))?;
-    gate_add_norm_plain(&outer, &skip, &weights.tail(), mask)
+    let outer = layer(&tail.second, hidden, &inner.elu(1.0)?)?;
+    let gate = tail.gate.weight.start;
+    let gate = values.narrow(0, gate, values.elem_count() - gate)?;
+    let gate = GateWeights::new(gate, GateSizes { n_in: hidden, n_out })?;
+    gate_add_norm_plain(&outer, &skip, &gate, mask)
 }
 
 #[cfg(test)]
@@ -116,29 +114,10 @@ mod tests {
     use crate::ops::Dropout;
     use crate::ops::check::*;
 
-    /// `x`, the parameters, and the context if there is one; weights are small enough for a network at work.
+    /// `x`, the parameters, and the context if there is one.
     fn all_vars(outer: &[usize], [n_in, hidden, n_out]: [usize; 3], context: Option<&[usize]>) -> Vec<Var> {
-        let x = [outer, &[n_in]].concat();
-        let mut all = vars(&[
-            ("x", &x),
-            ("first.weight", &[hidden, n_in]),
-            ("first.bias", &[hidden]),
-            ("second.weight", &[hidden, hidden]),
-            ("second.bias", &[hidden]),
-            ("gate.weight", &[2 * n_out, hidden]),
-            ("gate.bias", &[2 * n_out]),
-            ("norm.weight", &[n_out]),
-            ("norm.bias", &[n_out]),
-            ("mask", &[n_out]),
-            ("resample.weight", &[n_out]),
-            ("resample.bias", &[n_out]),
-        ]);
-        for (i, fan_in) in [(1, n_in), (3, hidden), (5, hidden)] {
-            all[i].set(&(all[i].as_tensor() / (fan_in as f64).sqrt()).unwrap()).unwrap();
-        }
-        if n_in == n_out {
-            all.truncate(9);
-        }
+        let mut all = vars(&[("x", &[outer, &[n_in]].concat())]);
+        all.push(Var::from_tensor(&grn_noise(GrnSizes { n_in, hidden, n_out })).unwrap());
         all.extend(context.map(|shape| vars(&[("context", shape)])).into_iter().flatten());
         all
     }
@@ -146,16 +125,14 @@ mod tests {
     type Form = fn(&Tensor, Option<&Tensor>, &GrnWeights, Option<Mask>) -> Result<Tensor>;
 
     /// A form of the operation on such variables.
-    fn run(form: Form, vars: &[Var], has_context: bool, mask: Option<Mask>) -> Result<Tensor> {
-        let (context, rest) = match has_context {
-            true => vars.split_last().map(|(last, rest)| (Some(last.as_tensor()), rest)).unwrap(),
-            false => (None, vars),
-        };
-        let pair = |i: usize| (rest[i].as_tensor().clone(), rest[i + 1].as_tensor().clone());
-        let resample =
-            (rest.len() > 9).then(|| ResampleWeights { mask: rest[9].as_tensor().clone(), norm: pair(10) });
-        let weights = GrnWeights { first: pair(1), second: pair(3), gate: pair(5), norm: pair(7), resample };
-        form(&rest[0], context, &weights, mask)
+    fn run(
+        form: Form,
+        vars: &[Var],
+        [n_in, hidden, n_out]: [usize; 3],
+        mask: Option<Mask>,
+    ) -> Result<Tensor> {
+        let weights = GrnWeights::new(vars[1].as_tensor().clone(), GrnSizes { n_in, hidden, n_out })?;
+        form(&vars[0], vars.get(2).map(|context| context.as_tensor()), &weights, mask)
     }
 
     fn masks() -> [Option<Mask>; 2] {
@@ -164,11 +141,10 @@ mod tests {
 
     #[track_caller]
     fn case(outer: &[usize], widths: [usize; 3], context: Option<&[usize]>) {
-        let has_context = context.is_some();
         for mask in masks() {
             let vars = all_vars(outer, widths, context);
-            let fused = |v: &[Var]| run(grn_fused, v, has_context, mask).unwrap();
-            let plain = |v: &[Var]| run(grn_plain, v, has_context, mask).unwrap();
+            let fused = |v: &[Var]| run(grn_fused, v, widths, mask).unwrap();
+            let plain = |v: &[Var]| run(grn_plain, v, widths, mask).unwrap();
             assert_forms_agree(&vars, &fused, &plain, 2e-5);
         }
     }
@@ -200,7 +176,7 @@ mod tests {
         let vars = all_vars(&[2, 3], [4, 3, 5], Some(&[2, 1, 3]));
         for mask in masks() {
             assert_gradients(&vars, 4e-3, || {
-                (run(grn, &vars, true, mask)? * noise("direction", &[2, 3, 5]))?.sum_all()
+                (run(grn, &vars, [4, 3, 5], mask)? * noise("direction", &[2, 3, 5]))?.sum_all()
             });
         }
     }
@@ -210,7 +186,7 @@ mod tests {
         let [_, mask] = masks();
         for context in [None, Some(&[40, 1, 22][..])] {
             let vars = all_vars(&[40, 50], [16, 22, 16], context);
-            let form = |v: &[Var]| run(grn_fused, v, context.is_some(), mask).unwrap();
+            let form = |v: &[Var]| run(grn_fused, v, [16, 22, 16], mask).unwrap();
             assert_threads_agree(&vars, &form);
         }
     }
@@ -220,15 +196,14 @@ mod tests {
         let refused = |x: &[usize], context: &[usize]| {
             let mut vars = all_vars(&[1], [4, 3, 5], Some(context));
             vars[0] = Var::from_tensor(&noise("x", x)).unwrap();
-            run(grn, &vars, true, None).is_err()
+            run(grn, &vars, [4, 3, 5], None).is_err()
         };
         assert!(!refused(&[2, 6, 4], &[2, 1, 3]));
         assert!(refused(&[2, 6, 4], &[2, 6, 3]), "one context per row");
         assert!(refused(&[2, 6, 4], &[3, 1, 3]), "one sample more");
         assert!(refused(&[2, 6, 4], &[2, 1, 4]), "too wide a context");
         assert!(refused(&[2, 6, 5], &[2, 1, 3]), "too wide an input");
-        let mut vars = all_vars(&[2], [4, 3, 5], None);
-        vars[8] = Var::from_tensor(&noise("norm.bias", &[4])).unwrap();
-        assert!(run(grn, &vars, false, None).is_err(), "a narrow norm");
+        let vars = all_vars(&[2], [4, 3, 5], None);
+        assert!(run(grn, &vars, [4, 3, 4], None).is_err(), "parameters of another block");
     }
 }

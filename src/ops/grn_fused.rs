@@ -17,10 +17,10 @@ use candle_core::{
 
 use super::cuda;
 use super::dropout::Mask;
-use super::grn::GrnWeights;
+use super::grn::{GrnSizes, GrnWeights};
 use super::grn_tile::{GrnRanges, GrnTile, Pair, Skip};
 use super::host::{contiguous, host_values};
-use super::pack::{Places, pack};
+use super::pack::Places;
 use super::rows::{Output, Rows, TileRows};
 use super::simd::{Init, Matrix, ROWS, Simd};
 use super::split::sum_in_order;
@@ -33,23 +33,13 @@ pub fn grn_fused(
     weights: &GrnWeights,
     mask: Option<Mask>,
 ) -> Result<Tensor> {
-    let (x, params) = (x.contiguous()?, pack(&weights.tensors())?);
+    let (x, params) = (x.contiguous()?, weights.values.contiguous()?);
     let is_recorded = x.track_op() || params.track_op() || context.is_some_and(Tensor::track_op);
-    let grn = Grn { merged: mask.is_none() && !is_recorded, ..Grn::new(weights.sizes()?, mask) };
+    let grn = Grn { merged: mask.is_none() && !is_recorded, ..Grn::new(weights.sizes, mask) };
     match context {
         Some(context) => x.apply_op3(&context.contiguous()?, &params, grn),
         None => x.apply_op2(&params, grn),
     }
-}
-
-/// Widths of a GRN.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct GrnSizes {
-    pub n_in: usize,
-    pub hidden: usize,
-    pub n_out: usize,
-    /// Whether the skip is stretched; without, `n_in` and `n_out` are the same.
-    pub resample: bool,
 }
 
 pub(super) struct Grn {
@@ -58,14 +48,14 @@ pub(super) struct Grn {
     /// Second layer and gate as one: nothing is dropped between them, and there is no way back.
     merged: bool,
     /// Where the parameters lie: the first layer, and what follows it.
-    first: Pair,
+    pub first: Pair,
     pub tail: GrnRanges,
-    skip: Option<SkipPlaces>,
+    pub skip: Option<SkipPlaces>,
 }
 
 /// A stretched skip's place among the parameters, and behind them that of its matrix `[to, from]`.
-struct SkipPlaces {
-    mask: Range<usize>,
+pub(super) struct SkipPlaces {
+    pub mask: Range<usize>,
     matrix: Range<usize>,
 }
 
@@ -85,16 +75,21 @@ type Gradients = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 impl Grn {
     pub fn new(sizes: GrnSizes, mask: Option<Mask>) -> Self {
-        let GrnSizes { n_in, hidden, n_out, resample } = sizes;
+        let (GrnSizes { n_in, hidden, n_out }, is_stretched) = (sizes, sizes.is_stretched());
         let mut places = Places::default();
+        let mask_place = is_stretched.then(|| places.next(n_out));
+        let skip_norm = is_stretched.then(|| places.pair(n_out, n_out));
         let first = places.pair(hidden * n_in, hidden);
         let second = places.pair(hidden * hidden, hidden);
         let (gate, norm) = (places.pair(2 * n_out * hidden, 2 * n_out), places.pair(n_out, n_out));
-        let mask_place = resample.then(|| places.next(n_out));
-        let skip_norm = resample.then(|| places.pair(n_out, n_out));
         let skip = mask_place.map(|mask| SkipPlaces { mask, matrix: places.next(n_out * n_in) });
         let tail = GrnRanges { hidden, out: n_out, second, gate, norm, skip_norm, merged: None };
         Grn { n_in, mask, merged: false, first, tail, skip }
+    }
+
+    /// Single parameters.
+    pub fn n_values(&self) -> usize {
+        self.tail.norm.bias.end
     }
 
     /// How the rows of `x` hang together: by sample if samples have a context.
@@ -275,7 +270,6 @@ impl Grn {
             n_in: self.n_in,
             hidden,
             n_out: out,
-            resample: self.skip.is_some(),
             mask: self.mask,
         }
     }

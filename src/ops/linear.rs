@@ -4,21 +4,66 @@ use candle_core::{D, Result, Tensor, bail};
 
 use super::host::has_fused_form;
 use super::linear_fused::linear_fused;
+use super::pack::{ensure_len, view};
+
+/// The parameters of a layer: weight `[out, in]`, then bias `[out]` if there is one.
+#[derive(Clone)]
+pub struct LinearWeights {
+    pub(super) values: Tensor,
+    pub(super) n_out: usize,
+    pub(super) n_in: usize,
+    pub(super) has_bias: bool,
+}
+
+impl LinearWeights {
+    /// - Errors: `values` are not those of such a layer.
+    pub fn new(values: Tensor, (n_out, n_in): (usize, usize), has_bias: bool) -> Result<Self> {
+        let weights = LinearWeights { values, n_out, n_in, has_bias };
+        if n_in == 0 {
+            bail!("a layer without inputs");
+        }
+        ensure_len(&weights.values, weights.bias_at() + if has_bias { n_out } else { 0 }, "a layer")?;
+        Ok(weights)
+    }
+
+    /// Width of the output.
+    pub fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    /// Numbers in front of the bias.
+    pub(super) fn bias_at(&self) -> usize {
+        self.n_out * self.n_in
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        view(&self.values, &(0..self.bias_at()), (self.n_out, self.n_in))
+    }
+
+    fn bias(&self) -> Result<Option<Tensor>> {
+        let range = self.bias_at()..self.bias_at() + self.n_out;
+        self.has_bias.then(|| view(&self.values, &range, self.n_out)).transpose()
+    }
+}
 
 /// `x Wᵀ + b`.
 ///
-/// - Shapes: `x [.., in]`, `weight [out, in]`, `bias [out]` -> `[.., out]`.
-/// - Errors: shapes that do not fit.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (n_out, n_in) = weight.dims2()?;
-    if n_in == 0 || x.dims().last() != Some(&n_in) || bias.is_some_and(|bias| bias.dims() != [n_out]) {
-        bail!("{:?} into weights {:?} and bias {:?}", x.dims(), weight.dims(), bias.map(Tensor::dims));
+/// - Shapes: `x [.., in]` -> `[.., out]`.
+/// - Errors: inputs of another width.
+pub fn linear(x: &Tensor, weights: &LinearWeights) -> Result<Tensor> {
+    if x.dims().last() != Some(&weights.n_in) {
+        bail!("{:?} into a layer of {} inputs", x.dims(), weights.n_in);
     }
-    if has_fused_form(x) { linear_fused(x, weight, bias) } else { linear_plain(x, weight, bias) }
+    if has_fused_form(x) { linear_fused(x, weights) } else { linear_plain(x, weights) }
 }
 
 /// [`linear`] in tensor operations, on any device and in any precision.
-pub fn linear_plain(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear_plain(x: &Tensor, weights: &LinearWeights) -> Result<Tensor> {
+    matrix_plain(x, &weights.weight()?, weights.bias()?.as_ref())
+}
+
+/// `x Wᵀ + b` of tensors by themselves.
+pub(super) fn matrix_plain(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let n_in = x.dim(D::Minus1)?;
     let mut shape = x.dims().to_vec();
     let n_rows = shape.iter().product::<usize>() / n_in;
@@ -38,14 +83,16 @@ mod tests {
     use super::*;
     use crate::ops::check::*;
 
+    fn weights(values: &Tensor, n_in: usize, n_out: usize, has_bias: bool) -> LinearWeights {
+        LinearWeights::new(values.clone(), (n_out, n_in), has_bias).unwrap()
+    }
+
     fn both(shape: &[usize], n_out: usize, has_bias: bool) -> (Vec<Var>, [impl Fn(&[Var]) -> Tensor; 2]) {
         let n_in = shape[shape.len() - 1];
-        let mut all = vars(&[("x", shape), ("weight", &[n_out, n_in])]);
-        if has_bias {
-            all.extend(vars(&[("bias", &[n_out])]));
-        }
+        let n_values = n_out * n_in + if has_bias { n_out } else { 0 };
+        let all = vars(&[("x", shape), ("values", &[n_values])]);
         let forms = [linear_fused, linear_plain]
-            .map(|form| move |v: &[Var]| form(&v[0], &v[1], v.get(2).map(|bias| bias.as_tensor())).unwrap());
+            .map(|form| move |v: &[Var]| form(&v[0], &weights(&v[1], n_in, n_out, has_bias)).unwrap());
         (all, forms)
     }
 
@@ -68,9 +115,9 @@ mod tests {
 
     #[test]
     fn gradients_equal_finite_differences() {
-        let vars = vars(&[("x", &[2, 3, 4]), ("weight", &[3, 4]), ("bias", &[3])]);
+        let vars = vars(&[("x", &[2, 3, 4]), ("values", &[15])]);
         assert_gradients(&vars, 2e-3, || {
-            (linear(&vars[0], &vars[1], Some(&vars[2]))? * noise("direction", &[2, 3, 3]))?.sum_all()
+            (linear(&vars[0], &weights(&vars[1], 4, 3, true))? * noise("direction", &[2, 3, 3]))?.sum_all()
         });
     }
 
@@ -82,19 +129,19 @@ mod tests {
 
     #[test]
     fn inputs_may_be_strided_and_empty() {
-        let (x, weight) = (noise("x", &[4, 6, 5]), noise("weight", &[3, 5]));
+        let (x, weights) = (noise("x", &[4, 6, 5]), weights(&noise("values", &[15]), 5, 3, false));
         let part = x.narrow(1, 2, 3).unwrap();
-        let (a, b) = (linear(&part, &weight, None).unwrap(), linear_plain(&part, &weight, None).unwrap());
+        let (a, b) = (linear(&part, &weights).unwrap(), linear_plain(&part, &weights).unwrap());
         assert_close(&values(&a), &values(&b), 1e-5);
-        let none = linear(&x.narrow(1, 0, 0).unwrap(), &weight, None).unwrap();
+        let none = linear(&x.narrow(1, 0, 0).unwrap(), &weights).unwrap();
         assert_eq!(none.dims(), [4, 0, 3]);
     }
 
     #[test]
     fn misfitting_shapes_are_refused() {
-        let (x, weight) = (noise("x", &[3, 5]), noise("weight", &[2, 4]));
-        assert!(linear(&x, &weight, None).is_err());
-        assert!(linear(&x, &noise("weight", &[2, 5]), Some(&noise("bias", &[3]))).is_err());
-        assert!(linear(&x, &noise("weight", &[5]), None).is_err());
+        let values = noise("values", &[8]);
+        assert!(linear(&noise("x", &[3, 5]), &weights(&values, 4, 2, false)).is_err());
+        assert!(LinearWeights::new(values.clone(), (2, 4), true).is_err());
+        assert!(LinearWeights::new(values.reshape((2, 4)).unwrap(), (2, 4), false).is_err());
     }
 }

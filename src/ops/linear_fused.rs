@@ -1,26 +1,23 @@
 //! A linear layer as one operation, tile by tile, for f32; on a GPU the launches of [`super::cuda::linear`].
 //! [`super::linear::linear_plain`] is the oracle.
 
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, bail,
-};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 
 use super::cuda;
 use super::cuda::machine::{Machine, Memory};
 use super::grn_tile::Pair;
 use super::host::{contiguous, host_values};
+use super::linear::LinearWeights;
 use super::pack::Places;
 use super::rows::{Output, Rows};
 use super::simd::{Init, Matrix, ROWS, Simd};
 use super::split::sum_in_order;
 
 /// `x Wᵀ + b`; shapes as in [`super::linear()`], which has checked them.
-pub fn linear_fused(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
-        None => x.apply_op2(&weight, Linear),
-    }
+pub fn linear_fused(x: &Tensor, weights: &LinearWeights) -> Result<Tensor> {
+    let LinearWeights { values, n_out, n_in, has_bias } = weights;
+    let op = Linear { n_out: *n_out, n_in: *n_in, has_bias: *has_bias };
+    x.contiguous()?.apply_op2(&values.contiguous()?, op)
 }
 
 /// Adds what a tile contributes to the gradients of a layer's weight `[out, in]` and bias: `dy` is the gradient behind
@@ -37,105 +34,127 @@ pub(super) fn add_gradients(
     simd.add_row_sums(dy, n_out, &mut grads[layer.bias.clone()]);
 }
 
-struct Linear;
-
-/// `[.., in]` through `weight [out, in]`.
-fn forward(x: &[f32], weight: &[f32], (n_out, n_in): (usize, usize), bias: Option<&[f32]>) -> Vec<f32> {
-    let (simd, rows) = (Simd::best(), Rows::free(x.len() / n_in));
-    let mut y = vec![0f32; x.len() / n_in * n_out];
-    let init = bias.map_or(Init::Zero, Init::Bias);
-    rows.in_parts([Output::PerRow(&mut y, n_out)], |part, [y]| {
-        let (mut x_tile, mut y_tile) = (vec![0f32; n_in * ROWS], vec![0f32; n_out * ROWS]);
-        for tile in part.tiles() {
-            tile.load(simd, x, n_in, &mut x_tile);
-            simd.product(Matrix::rows(weight, n_in), (n_out, n_in), &x_tile, init, &mut y_tile);
-            tile.store(simd, &y_tile, n_out, y);
-        }
-    });
-    y
+#[derive(Clone, Copy)]
+struct Linear {
+    n_out: usize,
+    n_in: usize,
+    has_bias: bool,
 }
 
-/// The gradients of input, weight and bias; that of an input that nobody asks about is left out.
-fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor, Tensor)> {
-    let simd = Simd::best();
-    let (n_out, n_in) = weight.dims2()?;
-    let grad = grad.contiguous()?;
-    if x.device().is_cuda() {
-        return backward_on_gpu(x, weight, &grad);
+impl Linear {
+    /// Numbers in front of the bias.
+    fn bias_at(self) -> usize {
+        self.n_out * self.n_in
     }
-    let [xs, weights, dy] = [x, weight, &grad].map(host_values);
-    let (xs, weights, dy) = (xs.slice()?, weights.slice()?, dy.slice()?);
-    let layer = Places::default().pair(n_out * n_in, n_out);
-    let rows = Rows::free(xs.len() / n_in);
-    let mut d_x = vec![0f32; if x.track_op() { xs.len() } else { 0 }];
-    let width = if x.track_op() { n_in } else { 0 };
-    let parts = rows.in_parts([Output::PerRow(&mut d_x, width)], |part, [d_x]| {
-        let (mut dy_tile, mut x_tile) = (vec![0f32; n_out * ROWS], vec![0f32; n_in * ROWS]);
-        let mut grads = vec![0f32; layer.bias.end];
-        for tile in part.tiles() {
-            tile.load(simd, dy, n_out, &mut dy_tile);
-            let inputs = tile.whole(xs, n_in, &mut x_tile);
-            add_gradients(simd, &dy_tile, inputs, (n_out, n_in), &layer, &mut grads);
-            if width > 0 {
-                let back = Matrix::columns(weights, n_in);
-                simd.product(back, (n_in, n_out), &dy_tile, Init::Zero, &mut x_tile);
-                tile.store(simd, &x_tile, n_in, d_x);
+
+    /// `[.., in]` through the layer.
+    fn forward(self, x: &[f32], values: &[f32]) -> Vec<f32> {
+        let Linear { n_out, n_in, has_bias } = self;
+        let (simd, rows) = (Simd::best(), Rows::free(x.len() / n_in));
+        let (weight, bias) = values.split_at(self.bias_at());
+        let mut y = vec![0f32; x.len() / n_in * n_out];
+        let init = if has_bias { Init::Bias(bias) } else { Init::Zero };
+        rows.in_parts([Output::PerRow(&mut y, n_out)], |part, [y]| {
+            let (mut x_tile, mut y_tile) = (vec![0f32; n_in * ROWS], vec![0f32; n_out * ROWS]);
+            for tile in part.tiles() {
+                tile.load(simd, x, n_in, &mut x_tile);
+                simd.product(Matrix::rows(weight, n_in), (n_out, n_in), &x_tile, init, &mut y_tile);
+                tile.store(simd, &y_tile, n_out, y);
             }
+        });
+        y
+    }
+
+    /// The gradients of the input, which is left out if nobody asks about it, and of the parameters.
+    fn backward(self, x: &Tensor, values: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
+        let (simd, Linear { n_out, n_in, has_bias }) = (Simd::best(), self);
+        let grad = grad.contiguous()?;
+        if x.device().is_cuda() {
+            return self.backward_on_gpu(x, values, &grad);
         }
-        grads
-    });
-    let mut d_weight = sum_in_order(simd, parts);
-    let d_bias = Tensor::from_vec(d_weight.split_off(n_out * n_in), n_out, &Device::Cpu)?;
-    let d_weight = Tensor::from_vec(d_weight, (n_out, n_in), &Device::Cpu)?;
-    let d_x = x.track_op().then(|| Tensor::from_vec(d_x, x.shape(), &Device::Cpu)).transpose()?;
-    Ok((d_x, d_weight, d_bias))
+        let [xs, weights, dy] = [x, values, &grad].map(host_values);
+        let (xs, weights, dy) = (xs.slice()?, weights.slice()?, dy.slice()?);
+        let layer = Places::default().pair(self.bias_at(), n_out);
+        let rows = Rows::free(xs.len() / n_in);
+        let mut d_x = vec![0f32; if x.track_op() { xs.len() } else { 0 }];
+        let width = if x.track_op() { n_in } else { 0 };
+        let parts = rows.in_parts([Output::PerRow(&mut d_x, width)], |part, [d_x]| {
+            let (mut dy_tile, mut x_tile) = (vec![0f32; n_out * ROWS], vec![0f32; n_in * ROWS]);
+            let mut grads = vec![0f32; layer.bias.end];
+            for tile in part.tiles() {
+                tile.load(simd, dy, n_out, &mut dy_tile);
+                let inputs = tile.whole(xs, n_in, &mut x_tile);
+                add_gradients(simd, &dy_tile, inputs, (n_out, n_in), &layer, &mut grads);
+                if width > 0 {
+                    let back = Matrix::columns(&weights[..self.bias_at()], n_in);
+                    simd.product(back, (n_in, n_out), &dy_tile, Init::Zero, &mut x_tile);
+                    tile.store(simd, &x_tile, n_in, d_x);
+                }
+            }
+            grads
+        });
+        let mut d_values = sum_in_order(simd, parts);
+        if !has_bias {
+            d_values.truncate(self.bias_at());
+        }
+        let d_values = Tensor::from_vec(d_values, values.shape(), &Device::Cpu)?;
+        let d_x = x.track_op().then(|| Tensor::from_vec(d_x, x.shape(), &Device::Cpu)).transpose()?;
+        Ok((d_x, d_values))
+    }
+
+    fn on_gpu(self, x: &Shape) -> cuda::linear::Linear {
+        let Linear { n_out, n_in, .. } = self;
+        cuda::linear::Linear { n_rows: x.elem_count() / n_in, n_in, n_out }
+    }
+
+    fn forward_on_gpu(
+        self,
+        machine: &mut dyn Machine,
+        [x, values]: [Memory; 2],
+        shape: &Shape,
+    ) -> Result<Memory> {
+        let linear = self.on_gpu(shape);
+        let y = machine.alloc(linear.n_rows * self.n_out)?;
+        let bias = self.has_bias.then(|| values.from(self.bias_at()));
+        linear.forward(machine, x, rows(values, self.n_in), bias, rows(y, self.n_out))?;
+        Ok(y)
+    }
+
+    fn backward_on_gpu(self, x: &Tensor, values: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
+        let (has_d_x, n_values) = (x.track_op(), values.elem_count());
+        let run = |machine: &mut dyn Machine, [x_values, weights, dy]: [Memory; 3]| -> Result<_> {
+            let (inputs, weights, dy) =
+                (rows(x_values, self.n_in), rows(weights, self.n_in), rows(dy, self.n_out));
+            let grads = self.on_gpu(x.shape()).backward(machine, inputs, weights, dy, None, has_d_x)?;
+            let d_values = machine.alloc(n_values)?;
+            grads.parts.sum_into(machine, 0, 0..n_values, (n_values, 0), d_values)?;
+            Ok((grads.d_x, d_values))
+        };
+        let args = [x, values, grad];
+        let (d_x, d_values) = if has_d_x {
+            let [d_x, d_values] = cuda::over(args, |machine, all| {
+                let (Some(d_x), d_values) = run(machine, all)? else {
+                    bail!("linear: no gradient of the input")
+                };
+                Ok([d_x, d_values])
+            })?;
+            (Some(cuda::tensor(d_x, x.shape())), d_values)
+        } else {
+            let [d_values] = cuda::over(args, |machine, all| Ok([run(machine, all)?.1]))?;
+            (None, d_values)
+        };
+        Ok((d_x, cuda::tensor(d_values, n_values)))
+    }
+
+    fn output_shape(self, x: &Layout) -> Shape {
+        let mut shape = x.dims().to_vec();
+        shape[x.dims().len() - 1] = self.n_out;
+        shape.into()
+    }
 }
 
-fn forward_on_gpu(
-    machine: &mut dyn Machine,
-    [x, weight]: [Memory; 2],
-    bias: Option<Memory>,
-    (n_out, n_in): (usize, usize),
-) -> Result<Memory> {
-    let n_rows = x.len / n_in;
-    let y = machine.alloc(n_rows * n_out)?;
-    let rows = |at, stride| cuda::linear::Rows { at, stride };
-    let linear = cuda::linear::Linear { n_rows, n_in, n_out };
-    linear.forward(machine, x, rows(weight, n_in), bias, rows(y, n_out))?;
-    Ok(y)
-}
-
-fn backward_on_gpu(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor, Tensor)> {
-    let ((n_out, n_in), has_d_x) = (weight.dims2()?, x.track_op());
-    let linear = cuda::linear::Linear { n_rows: x.elem_count() / n_in, n_in, n_out };
-    let rows = |at, stride| cuda::linear::Rows { at, stride };
-    let run = |machine: &mut dyn Machine, [x, weight, dy]: [Memory; 3]| {
-        let (inputs, dy) = (rows(x, n_in), rows(dy, n_out));
-        linear.backward(machine, inputs, rows(weight, n_in), dy, None, has_d_x)
-    };
-    let args = [x, weight, grad];
-    let (d_x, sums) = if has_d_x {
-        let [d_x, sums] = cuda::over(args, |machine, all| {
-            let grads = run(machine, all)?;
-            let Some(d_x) = grads.d_x else { bail!("linear: no gradient of the input") };
-            Ok([d_x, grads.parts.sum(machine)?])
-        })?;
-        (Some(cuda::tensor(d_x, x.shape())), sums)
-    } else {
-        let [sums] = cuda::over(args, |machine, all| Ok([run(machine, all)?.parts.sum(machine)?]))?;
-        (None, sums)
-    };
-    let sums = cuda::tensor(sums, n_out * n_in + n_out);
-    let d_weight = sums.narrow(0, 0, n_out * n_in)?.reshape((n_out, n_in))?;
-    Ok((d_x, d_weight, sums.narrow(0, n_out * n_in, n_out)?))
-}
-
-/// The shape of the output, and the widths `(out, in)`.
-fn shapes(x: &Layout, weight: &Layout) -> Result<(Shape, (usize, usize))> {
-    let sizes = weight.shape().dims2()?;
-    let mut shape = x.dims().to_vec();
-    shape[x.dims().len() - 1] = sizes.0;
-    Ok((shape.into(), sizes))
+fn rows(at: Memory, stride: usize) -> cuda::linear::Rows {
+    cuda::linear::Rows { at, stride }
 }
 
 impl CustomOp2 for Linear {
@@ -150,9 +169,8 @@ impl CustomOp2 for Linear {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (shape, sizes) = shapes(l1, l2)?;
-        let y = forward(contiguous(s1, l1)?, contiguous(s2, l2)?, sizes, None);
-        Ok((CpuStorage::F32(y), shape))
+        let y = self.forward(contiguous(s1, l1)?, contiguous(s2, l2)?);
+        Ok((CpuStorage::F32(y), self.output_shape(l1)))
     }
 
     fn cuda_fwd(
@@ -162,70 +180,20 @@ impl CustomOp2 for Linear {
         s2: &CudaStorage,
         l2: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let (shape, sizes) = shapes(l1, l2)?;
         let [y] = cuda::forward([(s1, l1), (s2, l2)], |machine, inputs| {
-            Ok([forward_on_gpu(machine, inputs, None, sizes)?])
+            Ok([self.forward_on_gpu(machine, inputs, l1.shape())?])
         })?;
-        Ok((y, shape))
+        Ok((y, self.output_shape(l1)))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
-        weight: &Tensor,
+        values: &Tensor,
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (d_x, d_weight, _) = backward(x, weight, grad)?;
-        Ok((d_x, Some(d_weight)))
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (shape, sizes) = shapes(l1, l2)?;
-        let bias = contiguous(s3, l3)?;
-        let y = forward(contiguous(s1, l1)?, contiguous(s2, l2)?, sizes, Some(bias));
-        Ok((CpuStorage::F32(y), shape))
-    }
-
-    fn cuda_fwd(
-        &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
-        s3: &CudaStorage,
-        l3: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (shape, sizes) = shapes(l1, l2)?;
-        let [y] = cuda::forward([(s1, l1), (s2, l2), (s3, l3)], |machine, [x, weight, bias]| {
-            Ok([forward_on_gpu(machine, [x, weight], Some(bias), sizes)?])
-        })?;
-        Ok((y, shape))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (d_x, d_weight, d_bias) = backward(x, weight, grad)?;
-        Ok((d_x, Some(d_weight), Some(d_bias)))
+        let (d_x, d_values) = self.backward(x, values, grad)?;
+        Ok((d_x, Some(d_values)))
     }
 }

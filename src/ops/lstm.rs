@@ -10,17 +10,22 @@ use super::cuda::lstm::WIDEST;
 use super::host::has_fused_form;
 use super::lstm_fused::lstm_fused;
 use super::lstm_plain::lstm_plain;
+use super::pack::ensure_len;
 
-/// The parameters of a layer; gates are stacked in the order input, forget, cell, output.
+/// The parameters of a layer: weights of the input `[4D, D_in]` and of the state `[4D, D]`, then a bias for each, `[4D]`,
+/// which are summed: two because the reference has two. Gates are stacked in the order input, forget, cell, output.
 pub struct LstmWeights {
-    /// `[4D, D_in]`
-    pub input: Tensor,
-    /// `[4D, D]`
-    pub recurrent: Tensor,
-    /// `[4D]`
-    pub input_bias: Tensor,
-    /// `[4D]`, summed with the other one: two vectors because the reference has two.
-    pub recurrent_bias: Tensor,
+    pub(super) values: Tensor,
+    pub(super) width: usize,
+    pub(super) hidden: usize,
+}
+
+impl LstmWeights {
+    /// - Errors: `values` are not those of a layer from `width` to `hidden` features.
+    pub fn new(values: Tensor, width: usize, hidden: usize) -> candle_core::Result<Self> {
+        ensure_len(&values, 4 * hidden * (width + hidden + 2), "an LSTM layer")?;
+        Ok(LstmWeights { values, width, hidden })
+    }
 }
 
 /// What a layer returns.
@@ -71,19 +76,12 @@ mod tests {
         Var::from_tensor(&noise(name, shape)).unwrap()
     }
 
-    fn parameters(width: usize, hidden: usize) -> [Var; 4] {
-        [
-            var("input", &[4 * hidden, width]),
-            var("recurrent", &[4 * hidden, hidden]),
-            var("input_bias", &[4 * hidden]),
-            var("recurrent_bias", &[4 * hidden]),
-        ]
+    fn parameters(width: usize, hidden: usize) -> Var {
+        var("values", &[4 * hidden * (width + hidden + 2)])
     }
 
-    fn weights(vars: &[Var]) -> LstmWeights {
-        let [input, recurrent, input_bias, recurrent_bias] =
-            [0, 1, 2, 3].map(|i| vars[i].as_tensor().clone());
-        LstmWeights { input, recurrent, input_bias, recurrent_bias }
+    fn weights(values: &Tensor, width: usize, hidden: usize) -> LstmWeights {
+        LstmWeights::new(values.clone(), width, hidden).unwrap()
     }
 
     type Form = fn(&Tensor, &LstmWeights, &Tensor, &Tensor, Option<&[usize]>) -> Result<LstmOutput>;
@@ -92,14 +90,16 @@ mod tests {
     type Sizes = (usize, usize, usize, usize);
 
     fn inputs((n_samples, n_steps, width, hidden): Sizes) -> Vec<Var> {
-        let mut vars = parameters(width, hidden).to_vec();
+        let mut vars = vec![parameters(width, hidden)];
         vars.push(var("x", &[n_samples, n_steps, width]));
         vars.extend(["h", "c"].map(|name| var(name, &[n_samples, hidden])));
         vars
     }
 
     fn call(form: Form, vars: &[Var], lengths: Option<&[usize]>) -> [Tensor; 3] {
-        let out = form(&vars[4], &weights(vars), &vars[5], &vars[6], lengths).unwrap();
+        let (width, hidden) = (vars[1].dim(D::Minus1).unwrap(), vars[2].dim(D::Minus1).unwrap());
+        let weights = weights(&vars[0], width, hidden);
+        let out = form(&vars[1], &weights, &vars[2], &vars[3], lengths).unwrap();
         [out.sequence, out.hidden, out.cell]
     }
 
@@ -180,7 +180,7 @@ mod tests {
     fn a_graph_can_be_taken_back_twice() {
         let vars = inputs((3, 4, 2, 3));
         let [sequence, hidden, _] = call(lstm_fused, &vars, None);
-        let slope = |loss: Tensor| values(loss.backward().unwrap().get(&vars[4]).unwrap());
+        let slope = |loss: Tensor| values(loss.backward().unwrap().get(&vars[1]).unwrap());
         let both = || (sequence.sum_all().unwrap() + hidden.sum_all().unwrap()).unwrap();
         let first = slope(both());
         let state_only = slope(hidden.sum_all().unwrap());
@@ -192,15 +192,9 @@ mod tests {
     fn nothing_is_kept_where_nothing_is_trained() {
         let vars = inputs((33, 4, 2, 3));
         let tracked = call(lstm_fused, &vars, None);
-        let detached: Vec<Var> = vars.clone();
-        let plain = |i: usize| detached[i].as_detached_tensor();
-        let fixed = LstmWeights {
-            input: plain(0),
-            recurrent: plain(1),
-            input_bias: plain(2),
-            recurrent_bias: plain(3),
-        };
-        let out = lstm_fused(&plain(4), &fixed, &plain(5), &plain(6), None).unwrap();
+        let plain = |i: usize| vars[i].as_detached_tensor();
+        let fixed = weights(&plain(0), 2, 3);
+        let out = lstm_fused(&plain(1), &fixed, &plain(2), &plain(3), None).unwrap();
         for (a, b) in [out.sequence, out.hidden, out.cell].iter().zip(&tracked) {
             assert!(!a.track_op());
             assert_eq!(values(a), values(b));
@@ -209,11 +203,11 @@ mod tests {
 
     #[test]
     fn a_sample_stops_at_its_own_length() {
-        let vars = parameters(2, 3);
+        let layer = weights(&parameters(2, 3), 2, 3);
         let (x, h, c) = (noise("x", &[2, 5, 2]), noise("h", &[2, 3]), noise("c", &[2, 3]));
-        let both = lstm(&x, &weights(&vars), &h, &c, Some(&[5, 2])).unwrap();
+        let both = lstm(&x, &layer, &h, &c, Some(&[5, 2])).unwrap();
         let row = |t: &Tensor| t.narrow(0, 1, 1).unwrap();
-        let short = lstm(&row(&x).narrow(1, 0, 2).unwrap(), &weights(&vars), &row(&h), &row(&c), None);
+        let short = lstm(&row(&x).narrow(1, 0, 2).unwrap(), &layer, &row(&h), &row(&c), None);
         let short = short.unwrap();
         assert_close(&values(&row(&both.hidden)), &values(&short.hidden), 1e-6);
         assert_close(&values(&row(&both.cell)), &values(&short.cell), 1e-6);
@@ -233,7 +227,7 @@ mod tests {
         lengths[2] = 3;
         let mut vars = inputs((n_samples, n_steps, width, hidden));
         let x = Tensor::from_vec(x, (n_samples, n_steps, width), &Device::Cpu).unwrap();
-        vars[4] = Var::from_tensor(&x).unwrap();
+        vars[1] = Var::from_tensor(&x).unwrap();
         let [sequence, final_hidden, final_cell] = call(lstm_fused, &vars, Some(&lengths));
         let is_broken = |rows: &Tensor, sample: usize| {
             values(&rows.get(sample).unwrap()).iter().any(|value| !value.is_finite())
@@ -244,21 +238,21 @@ mod tests {
         }
         let healthy = sequence.narrow(0, 0, 7).unwrap().sum_all().unwrap();
         let grads = healthy.backward().unwrap();
-        assert!((0..7).all(|sample| !is_broken(grads.get(&vars[4]).unwrap(), sample)));
+        assert!((0..7).all(|sample| !is_broken(grads.get(&vars[1]).unwrap(), sample)));
     }
 
     #[test]
     fn misfits_are_refused() {
-        let vars = parameters(2, 3);
+        let layer = weights(&parameters(2, 3), 2, 3);
         let zero = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
         let x = noise("x", &[2, 5, 2]);
         for lengths in [&[5usize][..], &[6, 1], &[5, 5, 5]] {
-            assert!(lstm(&x, &weights(&vars), &zero, &zero, Some(lengths)).is_err(), "{lengths:?}");
+            assert!(lstm(&x, &layer, &zero, &zero, Some(lengths)).is_err(), "{lengths:?}");
         }
         let wide = noise("x", &[2, 5, 3]);
-        assert!(lstm(&wide, &weights(&vars), &zero, &zero, None).is_err());
+        assert!(lstm(&wide, &layer, &zero, &zero, None).is_err());
         let more = noise("h", &[3, 3]);
-        assert!(lstm(&x, &weights(&vars), &more, &more, None).is_err());
-        assert!(lstm(&noise("x", &[2, 0, 2]), &weights(&vars), &zero, &zero, None).is_err());
+        assert!(lstm(&x, &layer, &more, &more, None).is_err());
+        assert!(lstm(&noise("x", &[2, 0, 2]), &layer, &zero, &zero, None).is_err());
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Result;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp3, D, Layout, Result as CandleResult, Shape, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Result as CandleResult, Shape, Tensor, bail,
 };
 
 use super::cuda;
@@ -36,9 +36,7 @@ pub fn lstm_fused(
     lengths: Option<&[usize]>,
 ) -> Result<LstmOutput> {
     let (n_samples, n_steps, _) = x.dims3()?;
-    let bias = (&weights.input_bias + &weights.recurrent_bias)?;
-    let matrix = Tensor::cat(&[&weights.input, &weights.recurrent], D::Minus1)?.flatten_all()?;
-    let parameters = Tensor::cat(&[&matrix, &bias], 0)?;
+    let parameters = weights.values.contiguous()?;
     let start = Tensor::stack(&[hidden, cell], 0)?;
     let lengths = lengths.map_or_else(|| vec![n_steps; n_samples], <[usize]>::to_vec);
     let keep = x.track_op() || parameters.track_op() || start.track_op();
@@ -125,7 +123,7 @@ impl CustomOp3 for Layer {
     ) -> CandleResult<(CpuStorage, Shape)> {
         let sizes = sizes(l1.shape(), l2.shape(), l3.shape())?;
         let input = Input { layer: self, sizes, x: contiguous(s1, l1)?, start: contiguous(s3, l3)? };
-        let (output, tiles) = input.forward(contiguous(s2, l2)?);
+        let (output, tiles) = input.forward(&joined_parameters(contiguous(s2, l2)?, sizes));
         let (ends, traces): (Vec<StateBuf>, Vec<Trace>) = tiles.into_iter().unzip();
         if self.keep {
             let _ = self.traces.set(traces);
@@ -184,7 +182,8 @@ impl CustomOp3 for Layer {
             d_output: d_output.as_ref().map(|values| values.slice()).transpose()?,
             d_ends: d_ends.slice()?,
         };
-        let (d_x, d_parameters, d_start) = input.backward(layer.slice()?, &flow);
+        let (d_x, d_joined, d_start) = input.backward(&joined_parameters(layer.slice()?, sizes), &flow);
+        let d_parameters = parted_gradient(&d_joined, sizes);
         let device = x.device();
         Ok((
             Some(Tensor::from_vec(d_x, x.shape(), device)?),
@@ -244,12 +243,39 @@ fn sizes(x: &Shape, parameters: &Shape, start: &Shape) -> CandleResult<Sizes> {
     let (n_samples, n_steps, width) = x.dims3()?;
     let (two, n_starts, hidden) = start.dims3()?;
     let sizes = Sizes { n_steps, width, hidden };
-    let n_parameters = sizes.n_weights() + 4 * hidden;
+    let n_parameters = sizes.n_weights() + 8 * hidden;
     let fits = (two, n_starts) == (2, n_samples) && parameters.dims() == [n_parameters];
     if !fits || width == 0 || hidden == 0 {
         bail!("lstm: inputs {x:?}, start {start:?}, {} parameters", parameters.elem_count());
     }
     Ok(sizes)
+}
+
+/// The parameters as tiles read them: both weights side by side, `[4D, D_in + D]`, then the sum of the biases.
+fn joined_parameters(values: &[f32], sizes: Sizes) -> Vec<f32> {
+    let (Sizes { width, hidden, .. }, n_gates) = (sizes, 4 * sizes.hidden);
+    let (input, rest) = values.split_at(n_gates * width);
+    let (recurrent, biases) = rest.split_at(n_gates * hidden);
+    let mut joined = Vec::with_capacity(sizes.n_weights() + n_gates);
+    for (input, recurrent) in input.chunks_exact(width).zip(recurrent.chunks_exact(hidden)) {
+        joined.extend_from_slice(input);
+        joined.extend_from_slice(recurrent);
+    }
+    let (input, recurrent) = biases.split_at(n_gates);
+    joined.extend(input.iter().zip(recurrent).map(|(a, b)| a + b));
+    joined
+}
+
+/// The gradient of the parameters as they lie, from that of the joined ones.
+fn parted_gradient(joined: &[f32], sizes: Sizes) -> Vec<f32> {
+    let (rows, bias) = joined.split_at(sizes.n_weights());
+    let rows = || rows.chunks_exact(sizes.width + sizes.hidden);
+    let mut parted = Vec::with_capacity(joined.len() + bias.len());
+    rows().for_each(|row| parted.extend_from_slice(&row[..sizes.width]));
+    rows().for_each(|row| parted.extend_from_slice(&row[sizes.width..]));
+    parted.extend_from_slice(bias);
+    parted.extend_from_slice(bias);
+    parted
 }
 
 /// All hidden states, then all cell states: `[2, B, D]`.

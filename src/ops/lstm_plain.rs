@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use candle_nn::ops::sigmoid;
 
 use super::lstm::{LstmOutput, LstmWeights};
+use super::pack::{Places, view};
 
 /// [`super::lstm()`] in tensor operations, on any device and in any precision.
 pub fn lstm_plain(
@@ -17,13 +18,18 @@ pub fn lstm_plain(
     cell: &Tensor,
     lengths: Option<&[usize]>,
 ) -> Result<LstmOutput> {
-    let (n_samples, n_steps, width) = x.dims3()?;
-    let bias = (&weights.input_bias + &weights.recurrent_bias)?;
-    let projected = x.reshape((n_samples * n_steps, width))?.matmul(&weights.input.t()?)?;
+    let ((n_samples, n_steps, width), n_gates) = (x.dims3()?, 4 * weights.hidden);
+    let mut places = Places::default();
+    let (input, recurrent) = (places.next(n_gates * weights.width), places.next(n_gates * weights.hidden));
+    let (input_bias, recurrent_bias) = (places.next(n_gates), places.next(n_gates));
+    let values = &weights.values;
+    let bias = (view(values, &input_bias, n_gates)? + view(values, &recurrent_bias, n_gates)?)?;
+    let input = view(values, &input, (n_gates, weights.width))?;
+    let projected = x.reshape((n_samples * n_steps, width))?.matmul(&input.t()?)?;
     let projected = projected.broadcast_add(&bias)?.reshape((n_samples, n_steps, ()))?;
     // By time, so that the rows of a step lie together.
     let projected = projected.transpose(0, 1)?.contiguous()?;
-    let recurrent = weights.recurrent.t()?;
+    let recurrent = view(values, &recurrent, (n_gates, weights.hidden))?.t()?;
     let (mut hidden, mut cell) = (hidden.clone(), cell.clone());
     let mut outputs = Vec::with_capacity(n_steps);
     for step in 0..n_steps {

@@ -77,7 +77,7 @@ pub(super) fn write_weights(dir: &Path, config: &TftConfig, weights: &HashMap<St
 
 /// The weights by name, sharing their values.
 pub(super) fn named_weights(params: &Params) -> HashMap<String, Tensor> {
-    params.iter().map(|(name, var)| (name.to_owned(), var.as_detached_tensor())).collect()
+    params.iter().map(|(name, values)| (name.to_owned(), values.clone())).collect()
 }
 
 /// The sha256 that `model.safetensors` would have.

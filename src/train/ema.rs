@@ -47,7 +47,7 @@ impl Ema {
         device: &Device,
     ) -> Result<Self> {
         let means = Params::from_tensors(config, means, device).context("load the mean of the weights")?;
-        let flat = Flat::new(means.iter())?;
+        let flat = Flat::new(&means)?;
         Ok(Self { means, flat, n_steps })
     }
 

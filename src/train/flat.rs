@@ -1,43 +1,50 @@
-//! Named parameters as one long vector.
+//! All parameters as one long vector.
 //!
 //! A computation over all weights is then a handful of operations however many parameters there are, and whatever
-//! is summed is summed in the same order in every run. Names and shapes come back when something is stored: what
-//! lies on disk survives a reordering. What is computed with the vectors is left to [`super::optimizer`] and
-//! [`super::ema`].
+//! is summed is summed in the same order in every run: block by block as the weights lie. Names and shapes come back when
+//! something is stored: what lies on disk survives a reordering. What is computed with the vectors is left to
+//! [`super::optimizer`] and [`super::ema`].
 
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
+
+use crate::model::Params;
 
 /// One parameter's place in the long vector.
 struct Slot {
     name: String,
-    var: Var,
     offset: usize,
-    len: usize,
+    shape: Vec<usize>,
 }
 
 /// Where each parameter lies in a vector of `len` values; holds handles, not values.
 pub struct Flat {
+    blocks: Vec<Var>,
+    /// In the parameters' own order.
     slots: Vec<Slot>,
     len: usize,
 }
 
 impl Flat {
-    /// The parameters in the order given, which is the order of every sum.
+    /// The parameters, block after block.
     ///
-    /// - Errors: no parameters, or a variable that is not f32.
-    pub fn new<'a>(params: impl Iterator<Item = (&'a str, &'a Var)>) -> Result<Self> {
-        let (mut slots, mut end) = (Vec::new(), 0);
-        for (name, var) in params {
-            ensure!(var.dtype() == DType::F32, "parameter {name} is {:?}, not f32", var.dtype());
-            let len = var.elem_count();
-            slots.push(Slot { name: name.to_owned(), var: var.clone(), offset: end, len });
-            end += len;
+    /// - Errors: no parameters.
+    pub fn new(params: &Params) -> Result<Self> {
+        let (mut starts, mut len) = (Vec::new(), 0);
+        for block in params.blocks() {
+            starts.push(len);
+            len += block.var.elem_count();
         }
-        ensure!(!slots.is_empty(), "a network needs parameters");
-        Ok(Self { slots, len: end })
+        ensure!(len > 0, "a network needs parameters");
+        let slot = |(name, place): (&str, &crate::model::params::Place)| {
+            let offset = starts[place.block] + place.range.start;
+            Slot { name: name.to_owned(), offset, shape: place.shape.clone() }
+        };
+        let blocks = params.blocks().iter().map(|block| block.var.clone()).collect();
+        Ok(Self { blocks, slots: params.places().map(slot).collect(), len })
     }
 
     /// Single weights.
@@ -45,30 +52,37 @@ impl Flat {
         self.len
     }
 
-    /// Name and variable of each parameter, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.slots.iter().map(|slot| (slot.name.as_str(), &slot.var))
+    /// For each weight what `number` says of its parameter: name and rank.
+    pub fn each(&self, number: impl Fn(&str, usize) -> f32) -> Vec<f32> {
+        let mut all = vec![0.0; self.len];
+        for slot in &self.slots {
+            all[slot.offset..][..slot.len()].fill(number(&slot.name, slot.shape.len()));
+        }
+        all
     }
 
-    /// The variables' tensors, in order.
+    /// The blocks, in order.
     pub fn tensors(&self) -> Vec<&Tensor> {
-        self.slots.iter().map(|slot| slot.var.as_tensor()).collect()
+        self.blocks.iter().map(Var::as_tensor).collect()
     }
 
     /// The values as they are now: `[P]`.
     pub fn values(&self) -> Result<Tensor> {
-        let flat = |slot: &Slot| slot.var.as_detached_tensor().flatten_all();
-        let parts: Vec<Tensor> = self.slots.iter().map(flat).collect::<Result<_, _>>()?;
+        let parts: Vec<Tensor> = self.blocks.iter().map(Var::as_detached_tensor).collect();
         Ok(Tensor::cat(&parts, 0)?)
     }
 
-    /// Writes `values [P]` into the variables.
-    pub fn set(&self, values: &Tensor) -> Result<()> {
-        for slot in &self.slots {
-            let part = values.narrow(0, slot.offset, slot.len)?.reshape(slot.var.shape())?;
-            slot.var.set(&part).with_context(|| format!("update parameter {}", slot.name))?;
-        }
-        Ok(())
+    /// The gradients of a backward as one vector `[P]`; zero where a block had no part in the loss.
+    ///
+    /// It is cut off from the graph it comes from: candle leaves some gradients tied to the batch's activations,
+    /// and moments made of those would hold on to every batch ever trained.
+    pub fn gradient(&self, grads: &GradStore) -> Result<Tensor> {
+        let part = |var: &Var| match grads.get(var.as_tensor()) {
+            Some(grad) => grad.contiguous(),
+            None => var.zeros_like(),
+        };
+        let parts: Vec<Tensor> = self.blocks.iter().map(part).collect::<candle_core::Result<_>>()?;
+        Ok(Tensor::cat(&parts, 0)?.detach())
     }
 
     /// Adds the parts of `values [P]` to `named`, in their parameters' shapes, as `<prefix><name>`.
@@ -79,7 +93,7 @@ impl Flat {
         prefix: &str,
     ) -> Result<()> {
         for slot in &self.slots {
-            let part = values.narrow(0, slot.offset, slot.len)?.reshape(slot.var.shape())?;
+            let part = values.narrow(0, slot.offset, slot.len())?.reshape(slot.shape.as_slice())?;
             named.insert(format!("{prefix}{}", slot.name), part);
         }
         Ok(())
@@ -91,19 +105,24 @@ impl Flat {
     ///
     /// - Errors: a tensor is missing or its shape fits in no other way; it is named.
     pub fn gather(&self, named: &HashMap<String, Tensor>, prefix: &str, device: &Device) -> Result<Tensor> {
-        let mut parts = Vec::with_capacity(self.slots.len());
+        let mut all = vec![0f32; self.len];
         for slot in &self.slots {
             let name = format!("{prefix}{}", slot.name);
             let tensor = named.get(&name).with_context(|| format!("optimiser state {name} is missing"))?;
-            let (found, expected) = (tensor.dims(), slot.var.dims());
+            let (found, expected) = (tensor.dims(), slot.shape.as_slice());
             let fits = found.len() == expected.len()
                 && found.get(1..) == expected.get(1..)
                 && found.first() <= expected.first();
             ensure!(fits, "optimiser state {name} has shape {found:?}, the parameter {expected:?}");
-            let flat = tensor.to_device(device)?.flatten_all()?;
-            let n_missing = slot.len - flat.elem_count();
-            parts.push(if n_missing == 0 { flat } else { flat.pad_with_zeros(0, 0, n_missing)? });
+            let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            all[slot.offset..][..values.len()].copy_from_slice(&values);
         }
-        Ok(Tensor::cat(&parts, 0)?)
+        Ok(Tensor::from_vec(all, self.len, device)?)
+    }
+}
+
+impl Slot {
+    fn len(&self) -> usize {
+        self.shape.iter().product()
     }
 }

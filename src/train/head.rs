@@ -17,18 +17,18 @@ const PREFIX: &str = "output_layer.";
 /// - Shapes: `output_layer[.i].weight [Q, H]`, `output_layer[.i].bias [Q]`.
 /// - Errors: a layer does not have one output per quantile.
 pub fn order_quantiles(params: &Params, quantiles: &[f64]) -> Result<()> {
-    for (name, var) in params.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
-        let n_outputs = var.dim(0)?;
+    for (name, values) in params.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+        let n_outputs = values.dim(0)?;
         anyhow::ensure!(
             n_outputs == quantiles.len(),
             "{name} has {n_outputs} outputs for {} quantiles",
             quantiles.len()
         );
         if name.ends_with("weight") {
-            var.set(&var.as_detached_tensor().narrow(0, 0, 1)?.broadcast_as(var.shape())?.contiguous()?)?;
+            params.set(name, &values.narrow(0, 0, 1)?.broadcast_as(values.shape())?.force_contiguous()?)?;
         } else {
             let biases: Vec<f32> = quantiles.iter().map(|level| level_of(*level) as f32).collect();
-            var.set(&Tensor::new(biases.as_slice(), var.device())?)?;
+            params.set(name, &Tensor::new(biases.as_slice(), values.device())?)?;
         }
     }
     Ok(())

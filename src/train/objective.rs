@@ -275,8 +275,8 @@ mod tests {
     /// The 2-norm of the gradient of `loss` over everything before the output layers.
     fn gradient_norm(params: &Params, loss: &Tensor) -> f64 {
         let grads = loss.backward().unwrap();
-        let shared = params.iter().filter(|(name, _)| !name.starts_with("output_layer"));
-        let squares = shared.filter_map(|(_, var)| Some(values(grads.get(var)?)));
+        let shared = params.blocks().iter().filter(|block| !block.name.starts_with("output_layer"));
+        let squares = shared.filter_map(|block| Some(values(grads.get(&block.var)?)));
         squares.flatten().map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
     }
 
@@ -303,7 +303,7 @@ mod tests {
             let measured = objective(&dataset).measure(&output, &batch).unwrap();
             let grads = measured.loss.backward().unwrap();
             let grads: Vec<f32> =
-                params.iter().filter_map(|(_, var)| Some(values(grads.get(var)?))).flatten().collect();
+                params.blocks().iter().filter_map(|b| Some(values(grads.get(&b.var)?))).flatten().collect();
             (values(&measured.loss)[0], grads, values(&measured.per_target))
         };
         let (loss, grads, told) = measured(1.0);

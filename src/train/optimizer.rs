@@ -1,8 +1,8 @@
 //! AdamW with named moments and global-norm clipping.
 //!
-//! All weights are one long vector ([`Flat`]): the norm is summed in the same order in every run, and a step is one pass,
-//! on the CPU over the weights where they lie. Moments are known by parameter
-//! name outside, so that a checkpoint survives a reordering and a table can grow rows.
+//! All weights are one long vector ([`Flat`]): the norm is summed in the same order in every run, and a step is one pass
+//! over the weights where they lie. Moments are known by parameter name outside, so that a checkpoint survives a
+//! reordering and a table can grow rows.
 //!
 //! Decay is decoupled (Loshchilov and Hutter, arXiv:1711.05101) and spares biases, norms and embedding tables:
 //! matrices only. Rows of servers that are absent tonight do not fade.
@@ -11,9 +11,10 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 
 use super::flat::Flat;
+use crate::model::Params;
 use crate::ops::adamw::{AdamWStep, InPlace};
 
 /// The constants of [`AdamW`].
@@ -42,13 +43,6 @@ pub struct Mean<'a> {
     pub kept: f64,
 }
 
-impl Mean<'_> {
-    /// Takes in `weights [P]`, in the order of the means.
-    pub fn take_in(&self, weights: &Tensor) -> Result<()> {
-        self.means.set(&((self.means.values()? * self.kept)? + (weights * (1.0 - self.kept))?)?)
-    }
-}
-
 /// The optimiser of one set of parameters.
 pub struct AdamW {
     settings: AdamWSettings,
@@ -70,20 +64,12 @@ const SECOND: &str = "v.";
 impl AdamW {
     /// An optimiser with zero moments.
     ///
-    /// `params` gives name and variable; the handles are kept. Their order is the order of summation.
+    /// Handles to the parameters are kept.
     ///
-    /// - Errors: no parameters, or a variable that is not f32.
-    pub fn new<'a>(
-        params: impl Iterator<Item = (&'a str, &'a Var)>,
-        settings: AdamWSettings,
-        device: &Device,
-    ) -> Result<Self> {
+    /// - Errors: no parameters.
+    pub fn new(params: &Params, settings: AdamWSettings, device: &Device) -> Result<Self> {
         let params = Flat::new(params)?;
-        let decays = |(name, var): (&str, &Var)| {
-            let factor = f32::from(u8::from(is_decayed(name, var.dims().len())));
-            std::iter::repeat_n(factor, var.elem_count())
-        };
-        let mask: Vec<f32> = params.iter().flat_map(decays).collect();
+        let mask = params.each(|name, rank| f32::from(u8::from(is_decayed(name, rank))));
         let n_weights = params.n_weights();
         let zeros = || Tensor::zeros(n_weights, DType::F32, device);
         let decays = Tensor::from_vec(mask, n_weights, device)?;
@@ -95,19 +81,16 @@ impl AdamW {
         self.n_steps
     }
 
-    /// The gradient of all weights as one vector `[P]`; zero where a parameter had no part in the loss.
-    ///
-    /// It is cut off from the graph it comes from: candle leaves some gradients tied to the batch's activations,
-    /// and moments made of those would hold on to every batch ever trained.
+    /// The gradient of all weights: see [`Flat::gradient`].
     pub fn gradient(&self, grads: &GradStore) -> Result<Tensor> {
-        let part = |(_, var): (&str, &Var)| -> Result<Tensor> {
-            Ok(match grads.get(var.as_tensor()) {
-                Some(grad) => grad.flatten_all()?,
-                None => Tensor::zeros(var.elem_count(), DType::F32, var.device())?,
-            })
-        };
-        let parts: Vec<Tensor> = self.params.iter().map(part).collect::<Result<_>>()?;
-        Ok(Tensor::cat(&parts, 0)?.detach())
+        self.params.gradient(grads)
+    }
+
+    /// The parts of a vector `[P]` such as a gradient, by parameter name and in their shapes.
+    pub fn named(&self, values: &Tensor) -> Result<HashMap<String, Tensor>> {
+        let mut named = HashMap::new();
+        self.params.split_into(&mut named, values, "")?;
+        Ok(named)
     }
 
     /// One step along `gradient` `[P]`, whose 2-norm is `norm`; a `mean` takes in the weights behind it.
@@ -133,17 +116,10 @@ impl AdamW {
         let rate = learning_rate / correction1;
         let decay = learning_rate * weight_decay;
         let step = AdamWStep { clip: shortened, beta1, beta2, rate, correction2, epsilon, decay };
-        if gradient.device().is_cpu() {
-            let means = mean.map(|mean| (mean.means.tensors(), mean.kept));
-            let (weights, moments) = (self.params.tensors(), [&self.first, &self.second]);
-            let state = InPlace { weights, means, moments, gradient, decays: &self.decays };
-            return Ok(step.apply_in_place(&state)?);
-        }
-        let inputs = [&self.params.values()?, &self.first, &self.second, gradient, &self.decays];
-        let [weights, first, second] = step.apply(inputs)?;
-        (self.first, self.second) = (first, second);
-        self.params.set(&weights)?;
-        mean.map_or(Ok(()), |mean| mean.take_in(&weights))
+        let means = mean.map(|mean| (mean.means.tensors(), mean.kept));
+        let (weights, moments) = (self.params.tensors(), [&self.first, &self.second]);
+        let state = InPlace { weights, means, moments, gradient, decays: &self.decays };
+        Ok(step.apply_in_place(&state)?)
     }
 
     /// The 2-norm of all weights. Not finite where a weight is not, or is so large that it is past saving.
@@ -181,10 +157,23 @@ fn is_decayed(name: &str, rank: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use candle_core::Var;
 
-    fn var(values: &[f32], shape: &[usize]) -> Var {
-        Var::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap()
+    use super::*;
+    use crate::model::layout::{Initial, Layout};
+
+    /// Parameters of these names, values and shapes.
+    fn params(all: &[(&str, &[f32], &[usize])]) -> Params {
+        let mut layout = Layout::default();
+        for (name, _, shape) in all {
+            layout.add((*name).to_owned(), shape, Initial::Zeros);
+        }
+        let values = |name: &str| all.iter().find(|(own, ..)| *own == name).unwrap().1.to_vec();
+        Params::build(&layout, &Device::Cpu, |declaration| Ok(values(&declaration.name))).unwrap()
+    }
+
+    fn var<'a>(params: &'a Params, name: &str) -> &'a Var {
+        &params.blocks().iter().find(|block| block.name == name).unwrap().var
     }
 
     fn values(tensor: &Tensor) -> Vec<f32> {
@@ -199,26 +188,26 @@ mod tests {
         }
     }
 
-    fn optimizer(params: &[(&'static str, Var)], settings: AdamWSettings) -> AdamW {
-        AdamW::new(params.iter().map(|(name, var)| (*name, var)), settings, &Device::Cpu).unwrap()
+    fn optimizer(params: &Params, settings: AdamWSettings) -> AdamW {
+        AdamW::new(params, settings, &Device::Cpu).unwrap()
     }
 
     #[test]
     fn two_steps_by_hand() {
         // lr 0.1, decay 0.5 on the matrix only. Step 1, g = (2, -1 | 4): the bias-corrected m / sqrt(v) is the
         // sign of g, so w = (1, 2) * 0.95 - 0.1 * (1, -1) and b = 3 - 0.1.
-        let params = [("fc.weight", var(&[1.0, 2.0], &[1, 2])), ("fc.bias", var(&[3.0], &[1]))];
+        let params = params(&[("fc.weight", &[1.0, 2.0], &[1, 2]), ("fc.bias", &[3.0], &[1])]);
         let mut adam = optimizer(&params, AdamWSettings::new(0.5, 1e9));
         let gradient = Tensor::new(&[2.0f32, -1.0, 4.0], &Device::Cpu).unwrap();
         adam.step(&gradient, 21f64.sqrt(), 0.1, None).unwrap();
-        assert_close(&values(&params[0].1), &[0.85, 2.0]);
-        assert_close(&values(&params[1].1), &[2.9]);
+        assert_close(&values(params.get("fc.weight").unwrap()), &[0.85, 2.0]);
+        assert_close(&values(params.get("fc.bias").unwrap()), &[2.9]);
         // Step 2, g = (0, -1 | 4). First weight: m = 0.9 * 0.2 = 0.18, v = 0.999 * 0.004 = 0.003996;
         // m / (1 - 0.81) = 0.947368, v / (1 - 0.998001) = 1.998999, so the update is 0.1 * 0.670058.
         let gradient = Tensor::new(&[0.0f32, -1.0, 4.0], &Device::Cpu).unwrap();
         adam.step(&gradient, 17f64.sqrt(), 0.1, None).unwrap();
-        assert_close(&values(&params[0].1), &[0.85 * 0.95 - 0.0670058, 2.0 * 0.95 + 0.1]);
-        assert_close(&values(&params[1].1), &[2.8]);
+        assert_close(&values(params.get("fc.weight").unwrap()), &[0.85 * 0.95 - 0.0670058, 2.0 * 0.95 + 0.1]);
+        assert_close(&values(params.get("fc.bias").unwrap()), &[2.8]);
         let moments = adam.moments().unwrap();
         assert_close(&values(&moments["m.fc.weight"]), &[0.18, -0.19]);
         assert_close(&values(&moments["v.fc.bias"]), &[0.016 * 0.999 + 0.016]);
@@ -227,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_long_gradient_is_shortened_to_the_limit() {
-        let params = [("fc.bias", var(&[0.0, 0.0], &[2]))];
+        let params = params(&[("fc.bias", &[0.0, 0.0], &[2])]);
         let mut adam = optimizer(&params, AdamWSettings::new(0.0, 0.5));
         adam.step(&Tensor::new(&[3.0f32, 4.0], &Device::Cpu).unwrap(), 5.0, 0.1, None).unwrap();
         assert_close(&values(&adam.moments().unwrap()["m.fc.bias"]), &[0.03, 0.04]);
@@ -243,23 +232,25 @@ mod tests {
 
     #[test]
     fn the_gradient_of_a_loss_is_gathered_in_order_with_zeros_for_the_unused() {
-        let (a, unused, b) = (var(&[1.0, 2.0], &[2]), var(&[5.0], &[1]), var(&[3.0], &[1]));
+        let params = params(&[("a", &[1.0, 2.0], &[2]), ("unused", &[5.0], &[1]), ("b", &[3.0], &[1])]);
+        let (a, b) = (var(&params, "a"), var(&params, "b"));
         let loss = (a.sqr().unwrap().sum_all().unwrap() + b.sum_all().unwrap()).unwrap();
-        let params = [("a", a), ("unused", unused), ("b", b)];
         let adam = optimizer(&params, AdamWSettings::new(0.0, 1.0));
         let gradient = adam.gradient(&loss.backward().unwrap()).unwrap();
         assert_eq!(values(&gradient), [2.0, 4.0, 0.0, 1.0]);
+        assert_eq!(values(&adam.named(&gradient).unwrap()["a"]), [2.0, 4.0]);
     }
 
     /// Moments once held on to every batch of a run: 7 GB after 2000 steps of a network of 62 000 weights.
     #[test]
     fn moments_hold_on_to_no_batch() {
-        let params = [("a", var(&[2.0, 3.0], &[2])), ("b", var(&[5.0, 7.0], &[2]))];
+        let params = params(&[("a", &[2.0, 3.0], &[2]), ("b", &[5.0, 7.0], &[2])]);
+        let (a, b) = (var(&params, "a"), var(&params, "b"));
         let mut adam = optimizer(&params, AdamWSettings::new(0.0, 1e9));
-        let loss = (params[0].1.as_tensor() * params[1].1.as_tensor()).unwrap().sum_all().unwrap();
+        let loss = (a.as_tensor() * b.as_tensor()).unwrap().sum_all().unwrap();
         let grads = loss.backward().unwrap();
         let is_tied = |var: &Var| grads.get(var.as_tensor()).unwrap().track_op();
-        assert!(is_tied(&params[0].1), "candle cuts gradients off by itself now: the detach can go");
+        assert!(is_tied(a), "candle cuts gradients off by itself now: the detach can go");
         let gradient = adam.gradient(&grads).unwrap();
         assert_eq!(values(&gradient), [5.0, 7.0, 2.0, 3.0]);
         adam.step(&gradient, 87f64.sqrt(), 0.1, None).unwrap();
@@ -268,26 +259,26 @@ mod tests {
 
     #[test]
     fn restored_moments_continue_to_the_bit_and_grown_rows_are_zero() {
-        let start = [("t", var(&[1.0, 2.0], &[2, 1]))];
+        let start = params(&[("t", &[1.0, 2.0], &[2, 1])]);
         let mut adam = optimizer(&start, AdamWSettings::new(0.1, 1.0));
         let gradient = Tensor::new(&[0.3f32, -0.7], &Device::Cpu).unwrap();
         adam.step(&gradient, 0.76, 0.01, None).unwrap();
-        let (moments, weights) = (adam.moments().unwrap(), values(&start[0].1));
+        let (moments, weights) = (adam.moments().unwrap(), values(start.get("t").unwrap()));
         adam.step(&gradient, 0.76, 0.01, None).unwrap();
 
-        let again = [("t", var(&weights, &[2, 1]))];
+        let again = params(&[("t", &weights, &[2, 1])]);
         let mut resumed = optimizer(&again, AdamWSettings::new(0.1, 1.0));
         resumed.restore(&moments, 1).unwrap();
         resumed.step(&gradient, 0.76, 0.01, None).unwrap();
-        assert_eq!(values(&start[0].1), values(&again[0].1));
+        assert_eq!(values(start.get("t").unwrap()), values(again.get("t").unwrap()));
 
-        let grown = [("t", var(&[1.0, 2.0, 9.0], &[3, 1]))];
+        let grown = params(&[("t", &[1.0, 2.0, 9.0], &[3, 1])]);
         let mut wider = optimizer(&grown, AdamWSettings::new(0.1, 1.0));
         wider.restore(&moments, 1).unwrap();
         let first = values(&wider.moments().unwrap()["m.t"]);
         assert_eq!(first, [values(&moments["m.t"]), vec![0.0]].concat());
 
-        let other = [("t", var(&[1.0, 2.0], &[1, 2]))];
+        let other = params(&[("t", &[1.0, 2.0], &[1, 2])]);
         let error = optimizer(&other, AdamWSettings::new(0.1, 1.0)).restore(&moments, 1).unwrap_err();
         assert!(error.to_string().contains("m.t"), "{error}");
     }

@@ -45,7 +45,7 @@ impl Learner {
         Ok(Self {
             network: Tft::new(config, params).context("build the network")?,
             objective: Objective::new(preprocessing, model),
-            optimizer: AdamW::new(params.iter(), adam, device)?,
+            optimizer: AdamW::new(params, adam, device)?,
         })
     }
 

@@ -135,6 +135,30 @@ pub fn forward<const N: usize, const M: usize>(
     storages.try_into().map_err(|_| candle_core::Error::Msg("as many storages as results".to_owned()))
 }
 
+/// Runs launches that change contiguous tensors where they lie, and return nothing.
+///
+/// Locks keep candle from handing the same memory to someone else on the host; on the device the order of the stream does.
+pub fn in_place(
+    tensors: &[&Tensor],
+    work: impl FnOnce(&mut dyn Machine, &[Memory]) -> Result<()>,
+) -> Result<()> {
+    let guards: Vec<_> = tensors.iter().map(|tensor| tensor.storage_and_layout()).collect();
+    let (mut memories, mut machine) = (Vec::with_capacity(guards.len()), None);
+    for (storage, layout) in &guards {
+        let Storage::Cuda(storage) = &**storage else {
+            bail!("a step on a GPU got a tensor of another device")
+        };
+        memories.push(memory_of(storage, layout)?);
+        if machine.is_none() {
+            machine = Some(OnDevice::new(&storage.device)?);
+        }
+    }
+    match &mut machine {
+        Some(machine) => work(machine, &memories),
+        None => Ok(()),
+    }
+}
+
 /// [`forward`] over contiguous tensors.
 pub fn over<const N: usize, const M: usize>(
     args: [&Tensor; N],

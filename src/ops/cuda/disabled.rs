@@ -19,3 +19,10 @@ pub fn over<const N: usize, const M: usize>(
 ) -> Result<[CudaStorage; M]> {
     bail!("this program was built without the feature `cuda`")
 }
+
+pub fn in_place(
+    _tensors: &[&Tensor],
+    _work: impl FnOnce(&mut dyn Machine, &[Memory]) -> Result<()>,
+) -> Result<()> {
+    bail!("this program was built without the feature `cuda`")
+}

@@ -14,8 +14,8 @@ pub struct Grn {
     pub n_samples: Option<usize>,
     pub n_in: usize,
     pub hidden: usize,
+    /// Where it is not `n_in`, the skip is stretched.
     pub n_out: usize,
-    pub resample: bool,
     pub mask: Option<Mask>,
 }
 
@@ -28,8 +28,8 @@ pub struct Gradients {
 
 impl Grn {
     fn n_values(self) -> usize {
-        let Grn { n_in, hidden, n_out, resample, .. } = self;
-        let skip = if resample { 3 * n_out } else { 0 };
+        let Grn { n_in, hidden, n_out, .. } = self;
+        let skip = if n_in == n_out { 0 } else { 3 * n_out };
         hidden * n_in + hidden + tail_len(hidden, n_out) + skip
     }
 
@@ -45,7 +45,7 @@ impl Grn {
         context: Option<Memory>,
         values: Memory,
     ) -> Result<Memory> {
-        let Grn { n_rows, n_in, hidden, n_out, resample, mask, .. } = self;
+        let Grn { n_rows, n_in, hidden, n_out, mask, .. } = self;
         let tiled = Tiled::forward(machine, n_rows, n_in * STRIDE + forward_len(hidden, n_out))?;
         let y = machine.alloc(n_rows * n_out)?;
         let [key, keep_below, scale] = mask_args(mask);
@@ -58,7 +58,6 @@ impl Grn {
             n_in.into(),
             hidden.into(),
             n_out.into(),
-            resample.into(),
             key,
             keep_below,
             scale,
@@ -77,7 +76,7 @@ impl Grn {
         values: Memory,
         dy: Memory,
     ) -> Result<Gradients> {
-        let Grn { n_rows, n_in, hidden, n_out, resample, mask, .. } = self;
+        let Grn { n_rows, n_in, hidden, n_out, mask, .. } = self;
         let workspace = 2 * n_in * STRIDE + backward_len(hidden, n_out);
         let tiled = Tiled::backward(machine, n_rows, 1, workspace, self.n_values())?;
         let d_x = machine.alloc(n_rows * n_in)?;
@@ -94,7 +93,6 @@ impl Grn {
             n_in.into(),
             hidden.into(),
             n_out.into(),
-            resample.into(),
             key,
             keep_below,
             scale,

@@ -43,7 +43,7 @@ pub struct Gradients {
 }
 
 impl Lstm {
-    /// `x [B, T, D_in]`; `layer`: weights `[4D, D_in + D]`, then biases; `start [2, B, D]`; `lengths`: u32, one per sample.
+    /// `x [B, T, D_in]`; `layer` as [`crate::ops::LstmWeights`] has it; `start [2, B, D]`; `lengths`: u32, one per sample.
     pub fn forward(
         self,
         machine: &mut dyn Machine,
@@ -53,14 +53,18 @@ impl Lstm {
         let Lstm { batch, n_steps, width, hidden } = self;
         let n_rows = batch * n_steps;
         let record = machine.alloc(n_rows * RECORD * hidden)?;
-        let bias = layer.from(4 * hidden * (width + hidden));
+        // The recurrent weights turned, and behind them the sum of the biases.
+        let (n_recurrent, n_gates) = (4 * hidden * hidden, 4 * hidden);
+        let turned = machine.alloc(n_recurrent + n_gates)?;
+        let args = [layer.into(), width.into(), hidden.into(), turned.into()];
+        machine.launch("lstm_weights", Grid::items(n_recurrent + n_gates), &args)?;
         let gates = Rows { at: record, stride: RECORD * hidden };
-        let inputs = Linear { n_rows, n_in: width, n_out: 4 * hidden };
-        inputs.forward(machine, x, self.weights(layer), Some(bias), gates)?;
+        let inputs = Linear { n_rows, n_in: width, n_out: n_gates };
+        inputs.forward(machine, x, self.weights(layer), Some(turned.from(n_recurrent)), gates)?;
         let (sequence, ends) = (machine.alloc(n_rows * hidden)?, machine.alloc(2 * batch * hidden)?);
-        let steps = self.steps(machine, layer, true)?;
+        let steps = self.steps(machine, 5);
         let args = [
-            steps.weights.into(),
+            turned.into(),
             steps.is_shared.into(),
             start.into(),
             lengths.into(),
@@ -85,11 +89,11 @@ impl Lstm {
         d_ends: Memory,
     ) -> Result<Gradients> {
         let Lstm { batch, n_steps, width, hidden } = self;
-        let (n_rows, n_gates, n_inputs) = (batch * n_steps, 4 * hidden, width + hidden);
+        let (n_rows, n_gates) = (batch * n_steps, 4 * hidden);
         let (slopes, d_start) = (machine.alloc(n_rows * n_gates)?, machine.alloc(2 * batch * hidden)?);
-        let steps = self.steps(machine, layer, false)?;
+        let (steps, recurrent) = (self.steps(machine, 8), layer.from(n_gates * width));
         let args = [
-            steps.weights.into(),
+            recurrent.into(),
             steps.is_shared.into(),
             lengths.into(),
             batch.into(),
@@ -110,21 +114,24 @@ impl Lstm {
         let of_inputs = Linear { n_rows, n_in: width, n_out: n_gates };
         let of_inputs = of_inputs.backward(machine, inputs, weights, d_gates, lengths, true)?;
         let of_states = Linear { n_rows, n_in: hidden, n_out: n_gates };
-        let of_states = of_states.backward(machine, before, weights, d_gates, lengths, false)?;
+        let recurrent = Rows { at: recurrent, stride: hidden };
+        let of_states = of_states.backward(machine, before, recurrent, d_gates, lengths, false)?;
 
-        let d_layer = machine.alloc(n_gates * n_inputs + n_gates)?;
         let (n_weights, n_recurrent) = (n_gates * width, n_gates * hidden);
-        of_inputs.parts.sum_into(machine, 0, 0..n_weights, (width, n_inputs), d_layer)?;
-        of_states.parts.sum_into(machine, 0, 0..n_recurrent, (hidden, n_inputs), d_layer.from(width))?;
-        let biases = n_weights..n_weights + n_gates;
-        of_inputs.parts.sum_into(machine, 0, biases, (n_gates, 0), d_layer.from(n_gates * n_inputs))?;
+        let d_layer = machine.alloc(n_weights + n_recurrent + 2 * n_gates)?;
+        of_inputs.parts.sum_into(machine, 0, 0..n_weights, (n_weights, 0), d_layer)?;
+        of_states.parts.sum_into(machine, 0, 0..n_recurrent, (n_recurrent, 0), d_layer.from(n_weights))?;
+        for bias in [n_weights + n_recurrent, n_weights + n_recurrent + n_gates] {
+            let biases = n_weights..n_weights + n_gates;
+            of_inputs.parts.sum_into(machine, 0, biases, (n_gates, 0), d_layer.from(bias))?;
+        }
         let Some(d_x) = of_inputs.d_x else { bail!("lstm: no gradient of the input") };
         Ok(Gradients { d_x, d_layer, d_start })
     }
 
     /// The weights of the inputs.
     fn weights(self, layer: Memory) -> Rows {
-        Rows { at: layer, stride: self.width + self.hidden }
+        Rows { at: layer, stride: self.width }
     }
 
     /// Sequences of a block: few while that keeps more of the device busy.
@@ -136,25 +143,22 @@ impl Lstm {
         }
     }
 
-    /// The recurrent weights by themselves, and the blocks that go through the steps.
-    fn steps(self, machine: &mut dyn Machine, layer: Memory, is_forward: bool) -> Result<Steps> {
+    /// The blocks that go through the steps with `per_state` shared numbers for each state.
+    fn steps(self, machine: &mut dyn Machine, per_state: usize) -> Steps {
         let (n_weights, per_block) = (4 * self.hidden * self.hidden, self.per_block());
-        let weights = machine.alloc(n_weights)?;
-        let args = [layer.into(), self.width.into(), self.hidden.into(), is_forward.into(), weights.into()];
-        machine.launch("lstm_weights", Grid::items(n_weights), &args)?;
-        let states = if is_forward { 5 * self.hidden * per_block } else { 8 * self.hidden * per_block };
+        let states = per_state * self.hidden * per_block;
         let is_shared = 4 * (states + n_weights) <= machine.shared_bytes();
         let grid = Grid {
             blocks: (self.batch.div_ceil(per_block).max(1), 1),
             threads: (4 * self.hidden).next_multiple_of(32),
             shared: if is_shared { states + n_weights } else { states },
         };
-        Ok(Steps { weights, is_shared, grid })
+        Steps { is_shared, grid }
     }
 }
 
 struct Steps {
-    weights: Memory,
+    /// Whether the recurrent weights have a copy in shared memory.
     is_shared: bool,
     grid: Grid,
 }

@@ -26,7 +26,7 @@ mod device;
 #[cfg(test)]
 mod tests;
 
-pub use device::{IS_ENABLED, forward, over};
+pub use device::{IS_ENABLED, forward, in_place, over};
 
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, Shape, Storage, Tensor};

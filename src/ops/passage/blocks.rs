@@ -1,14 +1,13 @@
 //! Blocks with their own copies of their parameters, for tiles that come from other blocks.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
-use super::LinearWeights;
 use crate::ops::gate::GateWeights;
 use crate::ops::gate_fused::{Gate, GateTiles};
 use crate::ops::grn::GrnWeights;
 use crate::ops::grn_fused::{Grn, GrnTiles};
 use crate::ops::grn_tile::GrnRanges;
-use crate::ops::pack::pack;
+use crate::ops::linear::LinearWeights;
 use crate::ops::simd::{Init, Matrix, ROWS, Simd};
 
 /// A linear layer.
@@ -20,10 +19,11 @@ pub struct OwnLinear {
 }
 
 impl OwnLinear {
-    pub fn of((weight, bias): &LinearWeights) -> Result<Self> {
-        let (n_out, n_in) = weight.dims2()?;
-        let copy = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-        Ok(OwnLinear { weight: copy(weight)?, bias: bias.as_ref().map(copy).transpose()?, n_in, n_out })
+    pub fn of(weights: &LinearWeights) -> Result<Self> {
+        let LinearWeights { n_out, n_in, has_bias, .. } = *weights;
+        let mut weight: Vec<f32> = weights.values.to_vec1()?;
+        let bias = weight.split_off(weights.bias_at());
+        Ok(OwnLinear { weight, bias: has_bias.then_some(bias), n_in, n_out })
     }
 
     /// From a tile of inputs to one of outputs.
@@ -41,8 +41,7 @@ pub struct OwnGate {
 
 impl OwnGate {
     pub fn of(weights: &GateWeights) -> Result<Self> {
-        let values = pack(&weights.tensors())?.to_vec1()?;
-        Ok(OwnGate { gate: Gate::new(weights.sizes()?, None), values })
+        Ok(OwnGate { gate: Gate::new(weights.sizes, None), values: weights.values.to_vec1()? })
     }
 
     /// Width of the output.
@@ -86,8 +85,8 @@ pub struct OwnGrn {
 
 impl OwnGrn {
     pub fn of(weights: &GrnWeights) -> Result<Self> {
-        let grn = Grn::new(weights.sizes()?, None);
-        let params: Vec<f32> = pack(&weights.tensors())?.to_vec1()?;
+        let grn = Grn::new(weights.sizes, None);
+        let params: Vec<f32> = weights.values.to_vec1()?;
         let (mut values, mut tail) = (grn.values(&params).into_owned(), grn.tail.clone());
         tail.merge(Simd::best(), &mut values);
         Ok(OwnGrn { grn, tail, values })

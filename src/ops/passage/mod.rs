@@ -16,20 +16,18 @@ use super::gate_fused::GateTiles;
 use super::grn::GrnWeights;
 use super::grn_fused::GrnTiles;
 use super::host::host_values;
+use super::linear::LinearWeights;
 use super::rows::{Output, Rows};
 use super::simd::{ROWS, Simd};
-
-/// A linear layer: weight `[out, in]` and, if it has one, bias `[out]`.
-pub type LinearWeights = (Tensor, Option<Tensor>);
 
 /// The blocks on the way to the attention.
 pub struct ToAttention<'a> {
     /// Behind the LSTMs.
     pub gate: &'a GateWeights,
     pub enrichment: &'a GrnWeights,
-    pub queries: LinearWeights,
-    pub keys: LinearWeights,
-    pub values: LinearWeights,
+    pub queries: &'a LinearWeights,
+    pub keys: &'a LinearWeights,
+    pub values: &'a LinearWeights,
 }
 
 /// What the attention works on, and of the forecast steps what is needed behind it.
@@ -62,9 +60,9 @@ pub fn to_attention(
     let blocks = EarlyBlocks {
         gate: OwnGate::of(weights.gate)?,
         enrichment: OwnGrn::of(weights.enrichment)?,
-        queries: OwnLinear::of(&weights.queries)?,
-        keys: OwnLinear::of(&weights.keys)?,
-        values: OwnLinear::of(&weights.values)?,
+        queries: OwnLinear::of(weights.queries)?,
+        keys: OwnLinear::of(weights.keys)?,
+        values: OwnLinear::of(weights.values)?,
     };
     let ([x, skip], [past_x, past_skip]) =
         (future.map(host_values), history.unwrap_or(future).map(host_values));
@@ -198,12 +196,12 @@ impl<'a> Early<'a> {
 /// The blocks behind the attention.
 pub struct FromAttention<'a> {
     /// The attention's own last layer.
-    pub output: LinearWeights,
+    pub output: &'a LinearWeights,
     pub gate: &'a GateWeights,
     pub feed_forward: &'a GrnWeights,
     pub pre_output: &'a GateWeights,
     /// One per target.
-    pub heads: Vec<LinearWeights>,
+    pub heads: Vec<&'a LinearWeights>,
 }
 
 /// From what the heads saw (`mean [B, H, d]`) to the outputs of each target, `[B, H, Q]`.
@@ -218,8 +216,8 @@ pub fn from_attention(
     let (n_samples, horizon, width) = mean.dims3()?;
     let simd = Simd::best();
     let (output, heads) = (
-        OwnLinear::of(&weights.output)?,
-        weights.heads.iter().map(OwnLinear::of).collect::<Result<Vec<_>>>()?,
+        OwnLinear::of(weights.output)?,
+        weights.heads.iter().copied().map(OwnLinear::of).collect::<Result<Vec<_>>>()?,
     );
     let (gate, pre_output) = (OwnGate::of(weights.gate)?, OwnGate::of(weights.pre_output)?);
     let feed_forward = OwnGrn::of(weights.feed_forward)?;

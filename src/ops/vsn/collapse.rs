@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::weights::{Packed, PackedGrn, PackedReal, PackedResample, Slot, tail};
+use super::weights::{Packed, PackedCategorical, PackedGrn, PackedReal, Parameters, Slot, tail};
 use crate::ops::grn_tile::{GrnRanges, Pair};
 use crate::ops::layer_norm::EPSILON;
 use crate::ops::pack::Places;
@@ -33,11 +33,13 @@ pub struct CollapsedReal {
     pub tail: GrnRanges,
 }
 
-/// Rows per code.
+/// A row for each code, or for each that is in use.
 pub struct CollapsedCategorical {
     pub number: usize,
     pub column: usize,
     pub n_codes: usize,
+    /// The codes that are in use, one for each row; `None`: all.
+    in_use: Option<Vec<u32>>,
     /// `[codes, D]`: the processed vectors.
     pub vectors: Range<usize>,
     /// `[codes, hidden of the joint]`: its share of the joint network's first layer.
@@ -58,26 +60,28 @@ pub struct CollapsedJoint {
 }
 
 impl Collapsed {
-    pub fn of(packed: &Packed) -> Self {
+    /// `in_use`: for each categorical the codes that rows are made of; `None`: all of them.
+    pub fn of(packed: &Packed, in_use: &[Option<Vec<u32>>]) -> Self {
         let mut places = Places::default();
         let (hidden, n) = (packed.hidden, packed.n_variables());
-        let joint_hidden = packed.joint.second[1].shape[0];
+        let joint_hidden = packed.joint.sizes.hidden;
         let reals = packed.reals.iter().map(|real| CollapsedReal {
             number: real.number,
             column: real.column,
-            slope: places.next(real.grn.second[1].shape[0]),
-            offset: places.next(real.grn.second[1].shape[0]),
+            slope: places.next(real.grn.sizes.hidden),
+            offset: places.next(real.grn.sizes.hidden),
             skip_slope: places.next(hidden),
             skip_offset: places.next(hidden),
             tail: tail(&mut places, &real.grn),
         });
         let reals: Vec<CollapsedReal> = reals.collect();
-        let categoricals = packed.categoricals.iter().map(|categorical| {
-            let n_codes = categorical.table.shape[0];
+        let categoricals = packed.categoricals.iter().zip(in_use).map(|(categorical, in_use)| {
+            let n_codes = in_use.as_ref().map_or(categorical.table.shape[0], Vec::len);
             CollapsedCategorical {
                 number: categorical.number,
                 column: categorical.column,
                 n_codes,
+                in_use: in_use.clone(),
                 vectors: places.next(n_codes * hidden),
                 first: places.next(n_codes * joint_hidden),
                 skip: places.next(n_codes * n),
@@ -95,24 +99,24 @@ impl Collapsed {
     }
 
     /// The collapsed values of packed parameters.
-    pub fn values(&self, packed: &Packed, parameters: &[f32]) -> Vec<f32> {
+    pub fn values(&self, packed: &Packed, parameters: Parameters<'_>) -> Vec<f32> {
         let mut values = vec![0f32; self.len];
         for (real, source) in self.reals.iter().zip(&packed.reals) {
             collapse_real(real, source, parameters, &mut values);
         }
         for (categorical, source) in self.categoricals.iter().zip(&packed.categoricals) {
-            let rows = Rows::of(&source.resample, &source.table, parameters);
+            let rows = Rows::of(categorical, source, parameters);
             values[categorical.vectors.clone()].copy_from_slice(&rows.output);
         }
         self.collapse_joint(packed, parameters, &mut values);
         values
     }
 
-    fn collapse_joint(&self, packed: &Packed, parameters: &[f32], values: &mut [f32]) {
+    fn collapse_joint(&self, packed: &Packed, parameters: Parameters<'_>, values: &mut [f32]) {
         let (joint, source) = (&self.joint, &packed.joint);
         let (hidden, n, n_reals) = (joint.tail.hidden, packed.n_variables(), self.reals.len());
         let skip = JointSkip::of(packed, parameters);
-        values[joint.offset.clone()].copy_from_slice(&parameters[source.first[1].range.clone()]);
+        values[joint.offset.clone()].copy_from_slice(parameters.at(&source.first[1].range));
         for (r, real) in packed.reals.iter().enumerate() {
             let (line, start) = (line_of(real, parameters), packed.starts[real.number]);
             for j in 0..hidden {
@@ -127,7 +131,8 @@ impl Collapsed {
         }
         for (categorical, from) in self.categoricals.iter().zip(&packed.categoricals) {
             let (width, start) = (from.table.shape[1], packed.starts[from.number]);
-            for (code, row) in parameters[from.table.range.clone()].chunks_exact(width).enumerate() {
+            for code in 0..categorical.n_codes {
+                let row = parameters.at(&categorical.row(from, code));
                 for j in 0..hidden {
                     let weights = first_segment(packed, parameters, j, start, width);
                     values[categorical.first.start + code * hidden + j] = dot(weights, row);
@@ -140,21 +145,29 @@ impl Collapsed {
         copy_tail(&joint.tail, source, parameters, values);
     }
 
-    /// The gradient of the packed parameters from that of the collapsed values.
-    pub fn expand(&self, packed: &Packed, parameters: &[f32], grads: &[f32]) -> Vec<f32> {
-        let mut expanded = vec![0f32; packed.len];
+    /// The gradient of the parameters from that of the collapsed values.
+    pub fn expand(&self, packed: &Packed, parameters: Parameters<'_>, grads: &[f32]) -> Vec<f32> {
+        let mut expanded = vec![0f32; packed.n_values()];
         for (real, source) in self.reals.iter().zip(&packed.reals) {
             expand_real(real, source, parameters, grads, &mut expanded);
         }
         for (categorical, source) in self.categoricals.iter().zip(&packed.categoricals) {
-            let rows = Rows::of(&source.resample, &source.table, parameters);
-            rows.expand(source, parameters, &grads[categorical.vectors.clone()], &mut expanded);
+            let rows = Rows::of(categorical, source, parameters);
+            rows.expand(
+                (categorical, source),
+                parameters,
+                &grads[categorical.vectors.clone()],
+                &mut expanded,
+            );
         }
         self.expand_joint(packed, parameters, grads, &mut expanded);
+        for source in packed.categoricals.iter().filter(|source| source.padded) {
+            expanded[source.table.range.clone()][..source.table.shape[1]].fill(0.0);
+        }
         expanded
     }
 
-    fn expand_joint(&self, packed: &Packed, parameters: &[f32], grads: &[f32], expanded: &mut [f32]) {
+    fn expand_joint(&self, packed: &Packed, parameters: Parameters<'_>, grads: &[f32], expanded: &mut [f32]) {
         let (joint, source) = (&self.joint, &packed.joint);
         let (hidden, n, n_reals) = (joint.tail.hidden, packed.n_variables(), self.reals.len());
         let skip = JointSkip::of(packed, parameters);
@@ -179,11 +192,10 @@ impl Collapsed {
             }
         }
         for (categorical, from) in self.categoricals.iter().zip(&packed.categoricals) {
-            let (width, start) = (from.table.shape[1], packed.starts[from.number]);
+            let start = packed.starts[from.number];
             for code in 0..categorical.n_codes {
-                let place = from.table.range.start + code * width;
-                let place = place..place + width;
-                let row = &parameters[place.clone()];
+                let place = categorical.row(from, code);
+                let row = parameters.at(&place);
                 for j in 0..hidden {
                     let d = grads[categorical.first.start + code * hidden + j];
                     through_first(packed, parameters, (j, start), d, row, place.clone(), expanded);
@@ -201,23 +213,32 @@ impl Collapsed {
     }
 }
 
+impl CollapsedCategorical {
+    /// Where the row of the table lies that row `row` is made of.
+    fn row(&self, source: &PackedCategorical, row: usize) -> Range<usize> {
+        let code = self.in_use.as_ref().map_or(row, |codes| codes[row] as usize);
+        let (start, width) = (source.table.range.start, source.table.shape[1]);
+        start + code * width..start + (code + 1) * width
+    }
+}
+
 /// The weights of output `j` of the joint network's first layer for the embedding that starts at `start`.
 fn first_segment<'a>(
     packed: &Packed,
-    parameters: &'a [f32],
+    parameters: Parameters<'a>,
     j: usize,
     start: usize,
     width: usize,
 ) -> &'a [f32] {
     let at = packed.joint.first[0].range.start + j * packed.width() + start;
-    &parameters[at..at + width]
+    parameters.at(&(at..at + width))
 }
 
 /// Takes the gradient `d` of `weights . values` (output `j` of the joint first layer) to the weights and to the values,
 /// which are the parameters at `place`.
 fn through_first(
     packed: &Packed,
-    parameters: &[f32],
+    parameters: Parameters<'_>,
     (j, start): (usize, usize),
     d: f32,
     values: &[f32],
@@ -240,10 +261,10 @@ struct JointSkip {
 }
 
 impl JointSkip {
-    fn of(packed: &Packed, parameters: &[f32]) -> Self {
+    fn of(packed: &Packed, parameters: Parameters<'_>) -> Self {
         let n = packed.n_variables();
         let gates = match &packed.joint.resample {
-            Some(resample) => gates(&parameters[resample.mask.range.clone()]),
+            Some(resample) => gates(parameters.at(&resample.mask.range)),
             None => vec![(1.0, 0.0); n],
         };
         JointSkip { stretch: Stretch::new(packed.width(), n), gates }
@@ -291,14 +312,14 @@ fn gates(mask: &[f32]) -> Vec<(f32, f32)> {
     mask.iter().map(gate).collect()
 }
 
-fn line_of<'a>(real: &PackedReal, parameters: &'a [f32]) -> [&'a [f32]; 2] {
-    [0, 1].map(|i| &parameters[real.line[i].range.clone()])
+fn line_of<'a>(real: &PackedReal, parameters: Parameters<'a>) -> [&'a [f32]; 2] {
+    [0, 1].map(|i| parameters.at(&real.line[i].range))
 }
 
-fn collapse_real(real: &CollapsedReal, source: &PackedReal, parameters: &[f32], values: &mut [f32]) {
+fn collapse_real(real: &CollapsedReal, source: &PackedReal, parameters: Parameters<'_>, values: &mut [f32]) {
     let line = line_of(source, parameters);
     let (weights, bias) =
-        (&parameters[source.grn.first[0].range.clone()], &parameters[source.grn.first[1].range.clone()]);
+        (parameters.at(&source.grn.first[0].range), parameters.at(&source.grn.first[1].range));
     for (j, weights) in weights.chunks_exact(line[0].len()).enumerate() {
         values[real.slope.start + j] = dot(weights, line[0]);
         values[real.offset.start + j] = dot(weights, line[1]) + bias[j];
@@ -308,7 +329,7 @@ fn collapse_real(real: &CollapsedReal, source: &PackedReal, parameters: &[f32], 
         match &source.grn.resample {
             Some(resample) => {
                 let stretched = Stretch::new(line.len(), real.tail.out).apply(line);
-                let gates = gates(&parameters[resample.mask.range.clone()]);
+                let gates = gates(parameters.at(&resample.mask.range));
                 for ((value, stretched), gate) in values[place].iter_mut().zip(stretched).zip(gates) {
                     *value = stretched * gate.0;
                 }
@@ -322,7 +343,7 @@ fn collapse_real(real: &CollapsedReal, source: &PackedReal, parameters: &[f32], 
 fn expand_real(
     real: &CollapsedReal,
     source: &PackedReal,
-    parameters: &[f32],
+    parameters: Parameters<'_>,
     grads: &[f32],
     expanded: &mut [f32],
 ) {
@@ -333,7 +354,7 @@ fn expand_real(
         for (j, &d) in grads[from].iter().enumerate() {
             let at = first[0].range.start + j * width;
             add_scaled(d, line[i], &mut expanded[at..at + width]);
-            add_scaled(d, &parameters[at..at + width], &mut expanded[source.line[i].range.clone()]);
+            add_scaled(d, parameters.at(&(at..at + width)), &mut expanded[source.line[i].range.clone()]);
         }
     }
     add(&grads[real.offset.clone()], &mut expanded[first[1].range.clone()]);
@@ -344,7 +365,7 @@ fn expand_real(
             continue;
         };
         let stretch = Stretch::new(width, real.tail.out);
-        let gates = gates(&parameters[resample.mask.range.clone()]);
+        let gates = gates(parameters.at(&resample.mask.range));
         let stretched = stretch.apply(line[i]);
         let d_mask = &mut expanded[resample.mask.range.clone()];
         for (((d_mask, d), stretched), gate) in d_mask.iter_mut().zip(d_skip).zip(&stretched).zip(&gates) {
@@ -367,13 +388,19 @@ struct Rows {
 }
 
 impl Rows {
-    fn of(resample: &PackedResample, table: &Slot, parameters: &[f32]) -> Self {
-        let (width, hidden) = (table.shape[1], resample.mask.shape[0]);
+    fn of(
+        categorical: &CollapsedCategorical,
+        source: &PackedCategorical,
+        parameters: Parameters<'_>,
+    ) -> Self {
+        let resample = &source.resample;
+        let (width, hidden) = (source.table.shape[1], resample.mask.shape[0]);
         let stretch = Stretch::new(width, hidden);
-        let gates = gates(&parameters[resample.mask.range.clone()]);
-        let [weight, bias] = [0, 1].map(|i| &parameters[resample.norm[i].range.clone()]);
+        let gates = gates(parameters.at(&resample.mask.range));
+        let [weight, bias] = [0, 1].map(|i| parameters.at(&resample.norm[i].range));
         let mut rows = Rows { normal: Vec::new(), inverse: Vec::new(), output: Vec::new(), width, hidden };
-        for row in parameters[table.range.clone()].chunks_exact(width) {
+        for row in 0..categorical.n_codes {
+            let row = parameters.at(&categorical.row(source, row));
             let raw: Vec<f32> = stretch.apply(row).iter().zip(&gates).map(|(x, gate)| x * gate.0).collect();
             let mean = raw.iter().sum::<f32>() / hidden as f32;
             let variance = raw.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / hidden as f32;
@@ -390,15 +417,15 @@ impl Rows {
 
     fn expand(
         &self,
-        source: &super::weights::PackedCategorical,
-        parameters: &[f32],
+        (categorical, source): (&CollapsedCategorical, &PackedCategorical),
+        parameters: Parameters<'_>,
         d_output: &[f32],
         expanded: &mut [f32],
     ) {
         let (resample, hidden) = (&source.resample, self.hidden);
         let stretch = Stretch::new(self.width, hidden);
-        let gates = gates(&parameters[resample.mask.range.clone()]);
-        let weight = &parameters[resample.norm[0].range.clone()];
+        let gates = gates(parameters.at(&resample.mask.range));
+        let weight = parameters.at(&resample.norm[0].range);
         for (code, dy) in d_output.chunks_exact(hidden).enumerate() {
             let normal = &self.normal[code * hidden..(code + 1) * hidden];
             let slopes: Vec<f32> = dy.iter().zip(weight).map(|(d, w)| d * w).collect();
@@ -408,15 +435,15 @@ impl Rows {
                 expanded[resample.norm[0].range.start + i] += dy[i] * normal[i];
                 expanded[resample.norm[1].range.start + i] += dy[i];
             }
-            let at = source.table.range.start + code * self.width;
-            let stretched = stretch.apply(&parameters[at..at + self.width]);
+            let place = categorical.row(source, code);
+            let stretched = stretch.apply(parameters.at(&place));
             let raw = |i: usize| (slopes[i] - mean - normal[i] * moment) * self.inverse[code];
             let mut d_stretched = vec![0f32; hidden];
             for i in 0..hidden {
                 expanded[resample.mask.range.start + i] += raw(i) * stretched[i] * gates[i].1;
                 d_stretched[i] = raw(i) * gates[i].0;
             }
-            stretch.add_back(&d_stretched, &mut expanded[at..at + self.width]);
+            stretch.add_back(&d_stretched, &mut expanded[place]);
         }
     }
 }
@@ -435,8 +462,8 @@ fn for_tail(tail: &GrnRanges, source: &PackedGrn, mut each: impl FnMut(Range<usi
     }
 }
 
-fn copy_tail(tail: &GrnRanges, source: &PackedGrn, parameters: &[f32], values: &mut [f32]) {
-    for_tail(tail, source, |to, from| values[to].copy_from_slice(&parameters[from]));
+fn copy_tail(tail: &GrnRanges, source: &PackedGrn, parameters: Parameters<'_>, values: &mut [f32]) {
+    for_tail(tail, source, |to, from| values[to].copy_from_slice(parameters.at(&from)));
 }
 
 fn add_tail(tail: &GrnRanges, source: &PackedGrn, grads: &[f32], expanded: &mut [f32]) {

@@ -2,7 +2,7 @@
 //!
 //! This is three quarters of the network's arithmetic. Op by op it makes an embedding, a hidden layer, two gates and two
 //! norms of every variable at every step, tens of megabytes per sample; here a tile of 32 steps goes through all variables
-//! while it lies in the cache, and only the selection leaves. [`weights`] packs the parameters, [`collapse`] multiplies the
+//! while it lies in the cache, and only the selection leaves. [`weights`] says where the parameters lie, [`collapse`] multiplies the
 //! embeddings out, [`ready`] prepares what tiles read, [`tile`] runs tiles forward and backward; the backward computes a tile anew instead of keeping it.
 //! On a GPU it is the launches of [`super::cuda::vsn`]; embeddings are multiplied out on the host there, too.
 //!
@@ -12,7 +12,7 @@
 pub(super) mod collapse;
 mod ready;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 pub(super) mod tile;
 pub mod weights;
 
@@ -20,13 +20,13 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result as CandleResult, Shape, Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp3, Device, Layout, Result as CandleResult, Shape, Storage, Tensor, bail,
 };
 
 use collapse::Collapsed;
 use ready::Ready;
 use tile::{Sizes, Worker};
-use weights::{Packed, VsnWeights};
+use weights::{Packed, Parameters, VsnWeights};
 
 use super::cuda;
 use super::cuda::machine::{Machine, Memory};
@@ -49,13 +49,13 @@ pub struct VsnInput<'a> {
 ///
 /// The weights are a by-product for people to read: they carry no gradient.
 ///
-/// - Errors: fewer than two variables; a code beyond its table; shapes that do not fit; anything but f32.
+/// - Errors: a code beyond its table; shapes that do not fit; anything but f32.
 pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) -> Result<(Tensor, Tensor)> {
     let (n_samples, n_steps, n_reals) = input.reals.dims3()?;
-    let (parameters, packed) = weights.pack()?;
+    let VsnWeights { own, common, packed } = weights;
     let n_codes = input.codes.dim(2)?;
     ensure!(packed.reals.iter().all(|real| real.column < n_reals), "a real beyond {n_reals} columns");
-    let joint_hidden = packed.joint.second[1].shape[0];
+    let joint_hidden = packed.joint.sizes.hidden;
     // Without a context all rows are of one kind: one long sample.
     let (n_groups, n_rows) = match input.context {
         Some(_) => (n_samples, n_steps),
@@ -63,31 +63,56 @@ pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) 
     };
     let context = match input.context {
         Some(context) => context.reshape((n_samples, joint_hidden)).context("the joint network's context")?,
-        None => Tensor::zeros((1, joint_hidden), parameters.dtype(), parameters.device())?,
+        None => Tensor::zeros((1, joint_hidden), own.dtype(), own.device())?,
     };
-    let codes: Vec<u32> = input.codes.flatten_all()?.to_vec1()?;
-    for categorical in &packed.categoricals {
-        ensure!(categorical.column < n_codes, "a categorical beyond {n_codes} columns");
-        let largest = codes.iter().skip(categorical.column).step_by(n_codes).max();
-        let n_known = categorical.table.shape[0];
-        ensure!(largest.is_none_or(|&code| (code as usize) < n_known), "a code beyond a table of {n_known}");
-    }
-    let masks = masks(&packed, dropout);
+    let mut codes: Vec<u32> = input.codes.flatten_all()?.to_vec1()?;
+    let in_use = codes_in_use(packed, &mut codes, n_codes)?;
+    let masks = masks(packed, dropout);
     let sizes = Sizes { n_groups, n_rows, n_reals, n_codes, hidden: packed.hidden };
-    let merged = masks.is_none() && !parameters.track_op() && !context.track_op();
+    let is_recorded = own.track_op() || common.track_op() || context.track_op();
     let op = Selection {
         sizes,
-        merged,
+        merged: masks.is_none() && !is_recorded,
         reals: input.reals.contiguous()?,
         codes,
+        in_use,
         masks,
-        packed,
+        packed: packed.clone(),
         shares: Arc::new(OnceLock::new()),
     };
     let (shares, n_variables, hidden) = (op.shares.clone(), op.packed.n_variables(), op.packed.hidden);
-    let selected = context.contiguous()?.apply_op2(&parameters, op)?;
+    let selected = context.contiguous()?.apply_op3(own, common, op)?;
     let shares = shares.get().context("the selection ran")?.reshape((n_samples, n_steps, n_variables))?;
     Ok((selected.reshape((n_samples, n_steps, hidden))?, shares))
+}
+
+/// The codes of tables with more rows than there are steps: a step's own code is then its row, and `codes` say so.
+///
+/// - Errors: a code beyond its table.
+pub(super) fn codes_in_use(
+    packed: &Packed,
+    codes: &mut [u32],
+    n_columns: usize,
+) -> Result<Vec<Option<Vec<u32>>>> {
+    let mut in_use = Vec::with_capacity(packed.categoricals.len());
+    for categorical in &packed.categoricals {
+        let (column, n_known) = (categorical.column, categorical.table.shape[0]);
+        ensure!(column < n_columns, "a categorical beyond {n_columns} columns");
+        let own: Vec<u32> = codes.iter().skip(column).step_by(n_columns).copied().collect();
+        let largest = own.iter().max().copied().unwrap_or(0);
+        ensure!(
+            (largest as usize) < n_known,
+            "variable {}: code {largest} is beyond the table of {n_known}",
+            categorical.number
+        );
+        let is_large = n_known > own.len();
+        if is_large {
+            let places = codes.iter_mut().skip(column).step_by(n_columns);
+            places.enumerate().for_each(|(row, code)| *code = row as u32);
+        }
+        in_use.push(is_large.then_some(own));
+    }
+    Ok(in_use)
 }
 
 /// A mask per network, in the order of the variables, the joint one last.
@@ -100,15 +125,17 @@ struct Selection {
     /// Second layers and gates as one: nothing is dropped between them, and there is no way back.
     merged: bool,
     reals: Tensor,
+    /// Rows of the collapsed tables.
     codes: Vec<u32>,
+    in_use: Vec<Option<Vec<u32>>>,
     /// One per real variable, then the joint network's.
     masks: Option<Vec<Mask>>,
-    packed: Packed,
+    packed: Arc<Packed>,
     /// `[groups, rows, N]`
     shares: Arc<OnceLock<Tensor>>,
 }
 
-impl CustomOp2 for Selection {
+impl CustomOp3 for Selection {
     fn name(&self) -> &'static str {
         "variable-selection"
     }
@@ -119,10 +146,13 @@ impl CustomOp2 for Selection {
         l1: &Layout,
         s2: &CpuStorage,
         l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let (context, parameters) = (contiguous(s1, l1)?, contiguous(s2, l2)?);
+        let context = contiguous(s1, l1)?;
+        let parameters = Parameters::of(contiguous(s2, l2)?, contiguous(s3, l3)?);
         let simd = Simd::best();
-        let ready = Ready::of(simd, &self.packed, parameters, self.merged);
+        let ready = Ready::of(simd, &self.packed, &self.in_use, parameters, self.merged);
         let Sizes { n_groups, n_rows, hidden, .. } = self.sizes;
         let n_variables = self.packed.n_variables();
         let mut selected = vec![0f32; n_groups * n_rows * hidden];
@@ -148,15 +178,18 @@ impl CustomOp2 for Selection {
         l1: &Layout,
         s2: &CudaStorage,
         l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
     ) -> CandleResult<(CudaStorage, Shape)> {
         let Sizes { n_groups, n_rows, hidden, .. } = self.sizes;
-        let collapsed = Collapsed::of(&self.packed);
+        let collapsed = Collapsed::of(&self.packed, &self.in_use);
         let (storage, layout) = self.reals.storage_and_layout();
         let Storage::Cuda(reals) = &*storage else { bail!("variable selection: reals of another device") };
-        let args = [(reals, layout), (s1, l1), (s2, l2)];
-        let [selected, shares] = cuda::forward(args, |machine, [reals, context, parameters]| {
-            let parameters = machine.download(parameters)?;
-            let inputs = self.upload(machine, &collapsed, [reals, context], &parameters)?;
+        let args = [(reals, layout), (s1, l1), (s2, l2), (s3, l3)];
+        let [selected, shares] = cuda::forward(args, |machine, [reals, context, own, common]| {
+            let (own, common) = (machine.download(own)?, machine.download(common)?);
+            let parameters = Parameters::of(&own, &common);
+            let inputs = self.upload(machine, &collapsed, [reals, context], parameters)?;
             self.on_gpu(&collapsed).forward(machine, inputs)
         })?;
         let _ = self.shares.set(cuda::tensor(shares, (n_groups, n_rows, self.packed.n_variables())));
@@ -166,20 +199,22 @@ impl CustomOp2 for Selection {
     fn bwd(
         &self,
         context: &Tensor,
-        parameters: &Tensor,
+        own: &Tensor,
+        common: &Tensor,
         _result: &Tensor,
         grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let simd = Simd::best();
         let grad = grad.contiguous()?;
         if context.device().is_cuda() {
-            return self.backward_on_gpu(context, parameters, &grad);
+            return self.backward_on_gpu(context, [own, common], &grad);
         }
-        let [context_values, parameter_values, grad, reals] =
-            [context, parameters, &grad, &self.reals].map(host_values);
+        let [context_values, own, common, grad, reals] =
+            [context, own, common, &grad, &self.reals].map(host_values);
         let (grad, reals) = (grad.slice()?, reals.slice()?);
-        let (context_values, parameter_values) = (context_values.slice()?, parameter_values.slice()?);
-        let ready = Ready::of(simd, &self.packed, parameter_values, false);
+        let (context_values, parameters) =
+            (context_values.slice()?, Parameters::of(own.slice()?, common.slice()?));
+        let ready = Ready::of(simd, &self.packed, &self.in_use, parameters, false);
         let collapsed = &ready.collapsed;
         let (joint_hidden, group_len) = (context.dim(1)?, self.sizes.n_rows * self.sizes.hidden);
         let mut d_context = vec![0f32; context.elem_count()];
@@ -193,10 +228,14 @@ impl CustomOp2 for Selection {
             grads
         });
         let grads = sum_in_order(simd, grads);
-        let d_parameters = collapsed.expand(&self.packed, parameter_values, &grads);
-        let d_parameters = Tensor::from_vec(d_parameters, parameters.shape(), &Device::Cpu)?;
+        let mut d_own = collapsed.expand(&self.packed, parameters, &grads);
+        let d_common = d_own.split_off(self.packed.n_own);
+        let vector = |values: Vec<f32>| {
+            let n = values.len();
+            Tensor::from_vec(values, n, &Device::Cpu)
+        };
         let d_context = Tensor::from_vec(d_context, context.shape(), &Device::Cpu)?;
-        Ok((Some(d_context), Some(d_parameters)))
+        Ok((Some(d_context), Some(vector(d_own)?), Some(vector(d_common)?)))
     }
 }
 
@@ -211,7 +250,7 @@ impl Selection {
         machine: &mut dyn Machine,
         collapsed: &Collapsed,
         [reals, context]: [Memory; 2],
-        parameters: &[f32],
+        parameters: Parameters<'_>,
     ) -> CandleResult<cuda::vsn::Inputs> {
         let values = collapsed.values(&self.packed, parameters);
         let values: Vec<u32> = values.into_iter().map(f32::to_bits).collect();
@@ -222,27 +261,29 @@ impl Selection {
     fn backward_on_gpu(
         &self,
         context: &Tensor,
-        parameters: &Tensor,
+        [own, common]: [&Tensor; 2],
         grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some(shares) = self.shares.get() else {
             bail!("variable selection: a backward without a forward")
         };
-        let collapsed = Collapsed::of(&self.packed);
-        let args = [&self.reals, context, parameters, shares, grad];
-        let [d_context, d_parameters] =
-            cuda::over(args, |machine, [reals, context, parameters, shares, d_selected]| {
-                let parameters = machine.download(parameters)?;
-                let inputs = self.upload(machine, &collapsed, [reals, context], &parameters)?;
+        let collapsed = Collapsed::of(&self.packed, &self.in_use);
+        let args = [&self.reals, context, own, common, shares, grad];
+        let [d_context, d_own, d_common] =
+            cuda::over(args, |machine, [reals, context, own, common, shares, d_selected]| {
+                let (own, common) = (machine.download(own)?, machine.download(common)?);
+                let parameters = Parameters::of(&own, &common);
+                let inputs = self.upload(machine, &collapsed, [reals, context], parameters)?;
                 let on_gpu = self.on_gpu(&collapsed);
                 let [d_context, d_values] = on_gpu.backward(machine, inputs, shares, d_selected)?;
                 let d_values = machine.download(d_values)?;
-                let expanded = collapsed.expand(&self.packed, &parameters, &d_values);
+                let expanded = collapsed.expand(&self.packed, parameters, &d_values);
                 let bits: Vec<u32> = expanded.into_iter().map(f32::to_bits).collect();
-                Ok([d_context, machine.upload(&bits)?])
+                let (own, common) = bits.split_at(self.packed.n_own);
+                Ok([d_context, machine.upload(own)?, machine.upload(common)?])
             })?;
-        let d_context = cuda::tensor(d_context, context.shape());
-        Ok((Some(d_context), Some(cuda::tensor(d_parameters, parameters.shape()))))
+        let like = |storage, tensor: &Tensor| Some(cuda::tensor(storage, tensor.shape()));
+        Ok((like(d_context, context), like(d_own, own), like(d_common, common)))
     }
 
     fn worker<'a>(

@@ -1,7 +1,7 @@
 //! What tiles read: the collapsed values, and what follows from them alone, made once per pass.
 
 use super::collapse::{Collapsed, CollapsedReal};
-use super::weights::Packed;
+use super::weights::{Packed, Parameters};
 use crate::ops::simd::{Line, Simd};
 
 /// Collapsed values, ready to be worked with.
@@ -22,8 +22,14 @@ struct OwnLine {
 impl Ready {
     /// Collapses `parameters`. Where `merged`, second layers and gates become one: for a forward that no backward follows
     /// and that drops nothing.
-    pub fn of(simd: Simd, packed: &Packed, parameters: &[f32], merged: bool) -> Self {
-        let mut collapsed = Collapsed::of(packed);
+    pub fn of(
+        simd: Simd,
+        packed: &Packed,
+        in_use: &[Option<Vec<u32>>],
+        parameters: Parameters<'_>,
+        merged: bool,
+    ) -> Self {
+        let mut collapsed = Collapsed::of(packed, in_use);
         let mut values = collapsed.values(packed, parameters);
         if merged {
             collapsed.reals.iter_mut().for_each(|real| real.tail.merge(simd, &mut values));

@@ -1,77 +1,114 @@
+use std::ops::Range;
+
 use candle_core::{D, Var};
 use candle_nn::ops::sigmoid;
 
-use super::weights::{GrnWeights, LinearWeights, ResampleWeights, VariableWeights};
+use super::weights::{PackedCategorical, PackedGrn, PackedResample, Slot, Variable};
 use super::*;
 use crate::ops::check::{assert_close, noise, values};
 use crate::ops::grn::grn_plain;
+use crate::ops::grn_fused::Grn;
 use crate::ops::layer_norm::layer_norm_plain;
 use crate::ops::softmax::softmax;
 use crate::ops::stretch::{matrix, stretch};
+use crate::ops::{GrnSizes, GrnWeights, ResampleWeights};
 
-/// A selection over `n_categoricals` and then `n_reals`, and its variables.
-struct Case {
-    weights: VsnWeights,
-    vars: Vec<Var>,
+/// A selection over `n_categoricals` and then reals with embeddings of these widths, with all its parameters.
+pub(crate) struct Case {
+    pub weights: VsnWeights,
+    /// The own parameters and the common ones.
+    pub vars: [Var; 2],
 }
 
 impl Case {
-    fn new(n_categoricals: usize, widths: &[usize], hidden: usize) -> Self {
-        let mut case = Builder { vars: Vec::new() };
+    pub fn new(n_categoricals: usize, widths: &[usize], hidden: usize) -> Result<Self> {
+        Self::on(&Device::Cpu, n_categoricals, widths, hidden)
+    }
+
+    /// Tables and lines are common, and the networks of every other real.
+    pub fn on(device: &Device, n_categoricals: usize, widths: &[usize], hidden: usize) -> Result<Self> {
+        let n = n_categoricals + widths.len();
+        let joined = (0..n_categoricals).map(|c| 3 + 2 * c).chain(widths.iter().copied()).sum();
+        let joint = GrnSizes { n_in: joined, hidden: hidden.min(n), n_out: n };
+        let single = |width: usize| GrnSizes { n_in: width, hidden: width.min(hidden), n_out: hidden };
+        let n_values = |sizes: GrnSizes| Grn::new(sizes, None).n_values();
+        let is_own = |r: usize| r.is_multiple_of(2);
+        let of_reals = widths.iter().enumerate().map(|(r, &width)| (r, n_values(single(width))));
+        let n_own: usize = n_values(joint)
+            + 3 * hidden * n_categoricals
+            + of_reals.filter(|(r, _)| is_own(*r)).map(|(_, n)| n).sum::<usize>();
+        let (mut own, mut common) = (n_values(joint), n_own);
+        let take = |end: &mut usize, n: usize| std::mem::replace(end, *end + n);
         let mut variables = Vec::new();
         for c in 0..n_categoricals {
             let (n_codes, width) = (4 + c, 3 + 2 * c);
-            let table = case.tensor(&[n_codes, width]);
-            let resample = case.resample(hidden);
-            variables.push(VariableWeights::Categorical { column: n_categoricals - 1 - c, table, resample });
+            variables.push(Variable::Categorical {
+                column: n_categoricals - 1 - c,
+                table: take(&mut common, n_codes * width),
+                n_codes,
+                width,
+                padded: c == 1,
+                resample: take(&mut own, 3 * hidden),
+            });
         }
         for (r, &width) in widths.iter().enumerate() {
-            let line = (case.tensor(&[width, 1]), case.tensor(&[width]));
-            let grn = case.grn(width, width.min(hidden), hidden);
-            variables.push(VariableWeights::Real { column: (r + 1) % (widths.len() + 1), line, grn });
+            let line = take(&mut common, 2 * width);
+            let end = if is_own(r) { &mut own } else { &mut common };
+            let grn = (take(end, n_values(single(width))), single(width));
+            variables.push(Variable::Real { column: (r + 1) % (widths.len() + 1), line, grn });
         }
-        let n = variables.len();
-        let width = (0..n_categoricals).map(|c| 3 + 2 * c).chain(widths.iter().copied()).sum();
-        let joint = case.grn(width, hidden.min(n), n);
-        Case { weights: VsnWeights { variables, joint }, vars: case.vars }
+        assert_eq!(own, n_own);
+        let packed = Packed::new(&variables, (0, joint), hidden, [n_own, common - n_own])?;
+        let var = |name: &str, n: usize| -> Result<Var> {
+            Ok(Var::from_tensor(&(noise(name, &[n]) * 0.5)?.to_device(device)?)?)
+        };
+        let vars = [var("own", n_own)?, var("common", common - n_own)?];
+        let [own, common] = [0, 1].map(|i| vars[i].as_tensor().clone());
+        Ok(Case { weights: VsnWeights { own, common, packed: Arc::new(packed) }, vars })
     }
 }
 
-struct Builder {
-    vars: Vec<Var>,
-}
-
-impl Builder {
-    fn tensor(&mut self, shape: &[usize]) -> Tensor {
-        let values = (noise(&format!("p{}", self.vars.len()), shape) * 0.5).unwrap();
-        self.vars.push(Var::from_tensor(&values).unwrap());
-        self.vars.last().unwrap().as_tensor().clone()
+impl VsnWeights {
+    fn values(&self, range: &Range<usize>) -> Tensor {
+        let n_own = self.packed.n_own;
+        let (values, start) = match range.start.checked_sub(n_own) {
+            None => (&self.own, range.start),
+            Some(start) => (&self.common, start),
+        };
+        values.narrow(0, start, range.len()).unwrap()
     }
 
-    fn pair(&mut self, out: usize, n_in: usize) -> LinearWeights {
-        (self.tensor(&[out, n_in]), self.tensor(&[out]))
+    fn tensor(&self, slot: &Slot) -> Tensor {
+        self.values(&slot.range).reshape(slot.shape.as_slice()).unwrap()
     }
 
-    fn norm(&mut self, n: usize) -> LinearWeights {
-        (self.tensor(&[n]), self.tensor(&[n]))
+    fn pair(&self, slots: &[Slot; 2]) -> (Tensor, Tensor) {
+        (self.tensor(&slots[0]), self.tensor(&slots[1]))
     }
 
-    fn resample(&mut self, n: usize) -> ResampleWeights {
-        ResampleWeights { mask: self.tensor(&[n]), norm: self.norm(n) }
+    fn grn(&self, grn: &PackedGrn) -> GrnWeights {
+        GrnWeights::new(self.values(&grn.range), grn.sizes).unwrap()
     }
 
-    fn grn(&mut self, from: usize, hidden: usize, to: usize) -> GrnWeights {
-        GrnWeights {
-            first: self.pair(hidden, from),
-            second: self.pair(hidden, hidden),
-            gate: self.pair(2 * to, hidden),
-            norm: self.norm(to),
-            resample: (from != to).then(|| self.resample(to)),
+    fn resample(&self, resample: &PackedResample) -> ResampleWeights {
+        ResampleWeights { mask: self.tensor(&resample.mask), norm: self.pair(&resample.norm) }
+    }
+
+    /// A table whose first row gets no gradient if it is padded.
+    fn table(&self, categorical: &PackedCategorical) -> Tensor {
+        let table = self.tensor(&categorical.table);
+        match categorical.padded {
+            false => table,
+            true => {
+                let n = table.dim(0).unwrap() - 1;
+                let first = table.narrow(0, 0, 1).unwrap().detach();
+                Tensor::cat(&[&first, &table.narrow(0, 1, n).unwrap()], 0).unwrap()
+            }
         }
     }
 }
 
-fn linear(x: &Tensor, (weight, bias): &LinearWeights) -> Tensor {
+fn linear(x: &Tensor, (weight, bias): &(Tensor, Tensor)) -> Tensor {
     x.broadcast_matmul(&weight.t().unwrap()).unwrap().broadcast_add(bias).unwrap()
 }
 
@@ -85,24 +122,28 @@ fn resampled(x: &Tensor, weights: &ResampleWeights) -> Tensor {
 fn plain(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) -> (Tensor, Tensor) {
     let (n_samples, n_steps, _) = input.reals.dims3().unwrap();
     let (mut embedded, mut processed) = (Vec::new(), Vec::new());
-    for variable in &weights.variables {
-        match variable {
-            VariableWeights::Real { column, line, grn: weights } => {
-                let x = linear(&input.reals.narrow(2, *column, 1).unwrap().contiguous().unwrap(), line);
-                processed.push(grn_plain(&x, None, weights, dropout.site()).unwrap());
-                embedded.push(x);
-            }
-            VariableWeights::Categorical { column, table, resample } => {
-                let codes = input.codes.narrow(2, *column, 1).unwrap().flatten_all().unwrap();
-                let x = table.index_select(&codes, 0).unwrap().reshape((n_samples, n_steps, ())).unwrap();
-                processed.push(resampled(&x, resample));
-                embedded.push(x);
-            }
+    for number in 0..weights.packed.n_variables() {
+        let real = weights.packed.reals.iter().find(|real| real.number == number);
+        let categorical = weights.packed.categoricals.iter().find(|one| one.number == number);
+        if let Some(real) = real {
+            let x = input.reals.narrow(2, real.column, 1).unwrap().contiguous().unwrap();
+            let x = linear(&x, &weights.pair(&real.line));
+            processed.push(grn_plain(&x, None, &weights.grn(&real.grn), dropout.site()).unwrap());
+            embedded.push(x);
+        }
+        if let Some(categorical) = categorical {
+            let codes = input.codes.narrow(2, categorical.column, 1).unwrap().flatten_all().unwrap();
+            let x = weights.table(categorical).index_select(&codes, 0).unwrap();
+            let x = x.reshape((n_samples, n_steps, ())).unwrap();
+            processed.push(resampled(&x, &weights.resample(&categorical.resample)));
+            embedded.push(x);
         }
     }
     let joined = Tensor::cat(&embedded, D::Minus1).unwrap();
-    let shares =
-        softmax(&grn_plain(&joined, input.context, &weights.joint, dropout.site()).unwrap()).unwrap();
+    let shares = softmax(
+        &grn_plain(&joined, input.context, &weights.grn(&weights.packed.joint), dropout.site()).unwrap(),
+    )
+    .unwrap();
     let stacked = Tensor::stack(&processed, 2).unwrap();
     let selected = stacked.broadcast_mul(&shares.unsqueeze(3).unwrap()).unwrap().sum(2).unwrap();
     (selected, shares)
@@ -121,7 +162,7 @@ fn run(
     let codes: Vec<u32> =
         (0..n_samples * n_steps * n_categoricals).map(|i| (i * 7 % 11 % 4) as u32).collect();
     let codes = Tensor::from_vec(codes, (n_samples, n_steps, n_categoricals), &Device::Cpu).unwrap();
-    let hidden = case.weights.joint.second.0.dim(0).unwrap();
+    let hidden = case.weights.packed.joint.sizes.hidden;
     let context = Var::from_tensor(&noise("context", &[n_samples, hidden])).unwrap();
     let input =
         VsnInput { reals: &reals, codes: &codes, context: has_context.then_some(context.as_tensor()) };
@@ -151,8 +192,10 @@ fn it_equals_the_plain_composition_in_value_and_every_gradient() {
         (2, &[5; 6], 16, (3, 64), false, 0.1),
         (0, &[1, 1, 1], 4, (4, 3), true, 0.0),
         (0, &[4; 21], 4, (2, 32), true, 0.15),
+        // Tables with more rows than there are steps.
+        (3, &[4, 4], 6, (1, 3), true, 0.0),
     ] {
-        let case = Case::new(n_categoricals, widths, hidden);
+        let case = Case::new(n_categoricals, widths, hidden).unwrap();
         let counts = (n_categoricals, widths.len());
         let a = run(&case, shape, counts, has_context, rate, fused);
         let b = run(&case, shape, counts, has_context, rate, plain);
@@ -169,7 +212,7 @@ fn it_equals_the_plain_composition_in_value_and_every_gradient() {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let case = Case::new(1, &[4; 5], 8);
+    let case = Case::new(1, &[4; 5], 8).unwrap();
     let run = |n_threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         pool.install(|| run(&case, (37, 9), (1, 5), true, 0.2, fused))
@@ -181,11 +224,10 @@ fn the_number_of_threads_changes_nothing() {
 
 #[test]
 fn codes_beyond_a_table_and_lone_variables_are_refused() {
-    let case = Case::new(1, &[4], 8);
+    let case = Case::new(1, &[4], 8).unwrap();
     let reals = noise("reals", &[1, 1, 2]);
     let codes = Tensor::new(&[[[4u32]]], &Device::Cpu).unwrap();
     let input = VsnInput { reals: &reals, codes: &codes, context: None };
     assert!(vsn_fused(&input, &case.weights, &Dropout::off()).is_err());
-    let lone = Case::new(0, &[4], 8);
-    assert!(vsn_fused(&input, &lone.weights, &Dropout::off()).is_err());
+    assert!(Case::new(0, &[4], 8).is_err());
 }

@@ -1,45 +1,51 @@
-//! The parameters of a variable selection: as tensors, and packed into one.
+//! The parameters of a variable selection, and where each lies.
+//!
+//! Those that are its own are one vector; what several selections read (embeddings, and networks that they share) is
+//! another. Places count through both, the own ones first.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
+use crate::ops::GrnSizes;
+use crate::ops::grn_fused::Grn;
 use crate::ops::grn_tile::{GrnRanges, Pair};
 use crate::ops::pack::Places;
-pub use crate::ops::{GrnWeights, ResampleWeights};
 
-/// Weight and bias.
-pub type LinearWeights = (Tensor, Tensor);
-
-/// What processes one variable.
+/// The parameters of a selection.
 #[derive(Clone)]
-pub enum VariableWeights {
+pub struct VsnWeights {
+    pub own: Tensor,
+    pub common: Tensor,
+    pub packed: Arc<Packed>,
+}
+
+/// What processes one variable, and where its parameters begin.
+#[derive(Clone, Debug)]
+pub enum Variable {
     Real {
         /// In the tensor of reals.
         column: usize,
         /// `[width, 1]` and `[width]`: the embedding is a line.
-        line: LinearWeights,
-        grn: GrnWeights,
+        line: usize,
+        grn: (usize, GrnSizes),
     },
     Categorical {
         /// In the tensor of codes.
         column: usize,
         /// `[codes, width]`
-        table: Tensor,
-        resample: ResampleWeights,
+        table: usize,
+        n_codes: usize,
+        width: usize,
+        /// The first row gets no gradient.
+        padded: bool,
+        resample: usize,
     },
 }
 
-/// A variable selection network of two variables or more.
-#[derive(Clone)]
-pub struct VsnWeights {
-    pub variables: Vec<VariableWeights>,
-    /// Over the concatenated embeddings, one output per variable.
-    pub joint: GrnWeights,
-}
-
-/// A tensor's place in the packed parameters, with its shape.
+/// A tensor's place in the parameters, with its shape.
 #[derive(Clone, Debug)]
 pub struct Slot {
     pub range: Range<usize>,
@@ -59,6 +65,9 @@ pub struct PackedGrn {
     pub gate: [Slot; 2],
     pub norm: [Slot; 2],
     pub resample: Option<PackedResample>,
+    /// All of it.
+    pub range: Range<usize>,
+    pub sizes: GrnSizes,
 }
 
 #[derive(Clone, Debug)]
@@ -76,99 +85,127 @@ pub struct PackedCategorical {
     pub number: usize,
     pub column: usize,
     pub table: Slot,
+    pub padded: bool,
     pub resample: PackedResample,
 }
 
-/// Where everything lies in the packed parameters.
+/// Where everything lies in the parameters.
 #[derive(Clone, Debug)]
 pub struct Packed {
     pub reals: Vec<PackedReal>,
     pub categoricals: Vec<PackedCategorical>,
+    /// Over the concatenated embeddings, one output per variable.
     pub joint: PackedGrn,
     /// Where each variable's embedding starts in the concatenation, in the order of the variables.
     pub starts: Vec<usize>,
-    pub len: usize,
+    /// Numbers of the selection's own.
+    pub n_own: usize,
+    pub n_common: usize,
     pub hidden: usize,
 }
 
+/// The values of the parameters, or their gradients.
+#[derive(Clone, Copy)]
+pub struct Parameters<'a> {
+    own: &'a [f32],
+    common: &'a [f32],
+}
+
+impl<'a> Parameters<'a> {
+    pub fn of(own: &'a [f32], common: &'a [f32]) -> Self {
+        Parameters { own, common }
+    }
+
+    /// What lies at a place, which is in one of the two.
+    pub fn at(self, range: &Range<usize>) -> &'a [f32] {
+        match range.start.checked_sub(self.own.len()) {
+            None => &self.own[range.clone()],
+            Some(start) => &self.common[start..start + range.len()],
+        }
+    }
+}
+
+impl PackedResample {
+    fn at(start: usize, n: usize) -> Self {
+        let slot = |i: usize| Slot { range: start + i * n..start + (i + 1) * n, shape: vec![n] };
+        PackedResample { mask: slot(0), norm: [slot(1), slot(2)] }
+    }
+}
+
+impl PackedGrn {
+    fn at(start: usize, sizes: GrnSizes) -> Self {
+        let GrnSizes { n_in, hidden, n_out } = sizes;
+        let grn = Grn::new(sizes, None);
+        let slot = |range: &Range<usize>, shape: &[usize]| Slot {
+            range: start + range.start..start + range.end,
+            shape: shape.to_vec(),
+        };
+        let pair = |pair: &Pair, shape: &[usize]| [slot(&pair.weight, shape), slot(&pair.bias, &shape[..1])];
+        PackedGrn {
+            first: pair(&grn.first, &[hidden, n_in]),
+            second: pair(&grn.tail.second, &[hidden, hidden]),
+            gate: pair(&grn.tail.gate, &[2 * n_out, hidden]),
+            norm: pair(&grn.tail.norm, &[n_out]),
+            resample: sizes.is_stretched().then(|| PackedResample::at(start, n_out)),
+            range: start..start + grn.n_values(),
+            sizes,
+        }
+    }
+}
+
 impl Packed {
+    /// Where the parameters of `variables` and of the `joint` network lie, of `n_own` and `n_common`.
+    ///
+    /// - Errors: fewer than two variables; sizes that do not fit.
+    pub fn new(
+        variables: &[Variable],
+        joint: (usize, GrnSizes),
+        hidden: usize,
+        [n_own, n_common]: [usize; 2],
+    ) -> Result<Self> {
+        ensure!(variables.len() > 1, "a selection needs two variables or more");
+        let (mut reals, mut categoricals, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut joined = 0;
+        for (number, variable) in variables.iter().enumerate() {
+            starts.push(joined);
+            match *variable {
+                Variable::Real { column, line, grn: (start, sizes) } => {
+                    let width = sizes.n_in;
+                    ensure!(sizes.n_out == hidden, "a variable of {} features, not {hidden}", sizes.n_out);
+                    joined += width;
+                    let line = [
+                        Slot { range: line..line + width, shape: vec![width, 1] },
+                        Slot { range: line + width..line + 2 * width, shape: vec![width] },
+                    ];
+                    reals.push(PackedReal { number, column, line, grn: PackedGrn::at(start, sizes) });
+                }
+                Variable::Categorical { column, table, n_codes, width, padded, resample } => {
+                    joined += width;
+                    let table = Slot { range: table..table + n_codes * width, shape: vec![n_codes, width] };
+                    let resample = PackedResample::at(resample, hidden);
+                    categoricals.push(PackedCategorical { number, column, table, padded, resample });
+                }
+            }
+        }
+        let joint = PackedGrn::at(joint.0, joint.1);
+        let (n_joined, n) = (joint.sizes.n_in, joint.sizes.n_out);
+        ensure!(n_joined == joined, "embeddings of {joined} features for a network over {n_joined}");
+        ensure!(n == variables.len(), "{n} weights for {} variables", variables.len());
+        Ok(Packed { reals, categoricals, joint, starts, n_own, n_common, hidden })
+    }
+
     pub fn n_variables(&self) -> usize {
         self.reals.len() + self.categoricals.len()
     }
 
     /// Width of the concatenated embeddings.
     pub fn width(&self) -> usize {
-        self.joint.first[0].shape[1]
-    }
-}
-
-/// Collects tensors and says where they will lie.
-#[derive(Default)]
-struct Packer {
-    tensors: Vec<Tensor>,
-    len: usize,
-}
-
-impl Packer {
-    fn add(&mut self, tensor: &Tensor) -> Result<Slot> {
-        let range = self.len..self.len + tensor.elem_count();
-        self.len = range.end;
-        self.tensors.push(tensor.flatten_all()?);
-        Ok(Slot { range, shape: tensor.dims().to_vec() })
+        self.joint.sizes.n_in
     }
 
-    fn pair(&mut self, (weight, bias): &LinearWeights) -> Result<[Slot; 2]> {
-        Ok([self.add(weight)?, self.add(bias)?])
-    }
-
-    fn resample(&mut self, weights: &ResampleWeights) -> Result<PackedResample> {
-        Ok(PackedResample { mask: self.add(&weights.mask)?, norm: self.pair(&weights.norm)? })
-    }
-
-    fn grn(&mut self, weights: &GrnWeights) -> Result<PackedGrn> {
-        Ok(PackedGrn {
-            first: self.pair(&weights.first)?,
-            second: self.pair(&weights.second)?,
-            gate: self.pair(&weights.gate)?,
-            norm: self.pair(&weights.norm)?,
-            resample: weights.resample.as_ref().map(|resample| self.resample(resample)).transpose()?,
-        })
-    }
-}
-
-impl VsnWeights {
-    /// One flat tensor of all parameters, and where each lies in it.
-    ///
-    /// - Errors: fewer than two variables.
-    pub fn pack(&self) -> Result<(Tensor, Packed)> {
-        ensure!(self.variables.len() > 1, "a selection needs two variables or more");
-        let mut packer = Packer::default();
-        let (mut reals, mut categoricals, mut starts) = (Vec::new(), Vec::new(), Vec::new());
-        let mut width = 0;
-        for (number, variable) in self.variables.iter().enumerate() {
-            starts.push(width);
-            match variable {
-                VariableWeights::Real { column, line, grn } => {
-                    width += line.0.dim(0)?;
-                    let (line, grn) = (packer.pair(line)?, packer.grn(grn)?);
-                    reals.push(PackedReal { number, column: *column, line, grn });
-                }
-                VariableWeights::Categorical { column, table, resample } => {
-                    width += table.dim(1)?;
-                    let (table, resample) = (packer.add(table)?, packer.resample(resample)?);
-                    categoricals.push(PackedCategorical { number, column: *column, table, resample });
-                }
-            }
-        }
-        let joint = packer.grn(&self.joint)?;
-        let n_joined = joint.first[0].shape[1];
-        ensure!(n_joined == width, "embeddings of {width} features for a network over {n_joined}");
-        let hidden = match &self.variables[0] {
-            VariableWeights::Real { grn, .. } => grn.norm.0.dim(0)?,
-            VariableWeights::Categorical { resample, .. } => resample.mask.dim(0)?,
-        };
-        let packed = Packed { reals, categoricals, joint, starts, len: packer.len, hidden };
-        Ok((Tensor::cat(&packer.tensors, 0)?, packed))
+    /// Numbers of all parameters.
+    pub fn n_values(&self) -> usize {
+        self.n_own + self.n_common
     }
 }
 
@@ -176,8 +213,8 @@ impl VsnWeights {
 pub(super) fn tail(places: &mut Places, grn: &PackedGrn) -> GrnRanges {
     let mut pair = |[weight, bias]: &[Slot; 2]| -> Pair { places.pair(weight.range.len(), bias.range.len()) };
     GrnRanges {
-        hidden: grn.second[1].shape[0],
-        out: grn.norm[1].shape[0],
+        hidden: grn.sizes.hidden,
+        out: grn.sizes.n_out,
         second: pair(&grn.second),
         gate: pair(&grn.gate),
         norm: pair(&grn.norm),

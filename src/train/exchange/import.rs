@@ -208,8 +208,8 @@ fn ensure_numbers(tensors: &HashMap<String, Tensor>) -> Result<()> {
 
 /// A forecast of a broken weight is broken everywhere; an import is the moment to say which.
 fn ensure_finite(params: Params) -> Result<Params> {
-    for (name, var) in params.iter() {
-        let values: Vec<f32> = var.as_detached_tensor().flatten_all()?.to_vec1()?;
+    for (name, values) in params.iter() {
+        let values: Vec<f32> = values.flatten_all()?.to_vec1()?;
         ensure!(
             values.iter().all(|value| value.is_finite()),
             "parameter {name} holds a value that is not finite"

@@ -1,9 +1,11 @@
 //! Stories of the mean of the weights, and of what a newcomer gets.
 
+use candle_core::{DType, Tensor};
+
 use super::*;
 use crate::train::checkpoint::FORMAT;
 use crate::train::ema::Ema;
-use crate::train::flat::Flat;
+use crate::train::optimizer::{AdamW, AdamWSettings};
 
 fn with_mean() -> Toy {
     let mut toy = Toy::new();
@@ -13,8 +15,8 @@ fn with_mean() -> Toy {
 
 /// The first weight of a parameter set.
 fn first_weight(params: &crate::model::Params) -> f64 {
-    let (_, var) = params.iter().next().unwrap();
-    f64::from(var.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0])
+    let (_, values) = params.iter().next().unwrap();
+    f64::from(values.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0])
 }
 
 #[test]
@@ -23,20 +25,23 @@ fn three_steps_by_hand() {
     toy.train(&epochs(1)).unwrap();
     let footing = Footing::unchanged(toy.last(), &Device::Cpu).unwrap();
     let (config, params) = (&footing.config, &footing.params);
-    let var = params.iter().next().unwrap().1;
-    let set = |value: f64| var.set(&(var.zeros_like().unwrap() + value).unwrap()).unwrap();
-    let weights = || Flat::new(params.iter()).unwrap().values().unwrap();
+    let (name, values) = params.iter().next().unwrap();
+    let set = |value: f64| params.set(name, &(values.zeros_like().unwrap() + value).unwrap()).unwrap();
+    // A step along no gradient leaves the weights where they were set.
+    let mut optimizer = AdamW::new(params, AdamWSettings::new(0.0, 1.0), &Device::Cpu).unwrap();
+    let still = Tensor::zeros(params.n_weights(), DType::F32, &Device::Cpu).unwrap();
+    let mut take_in = |ema: &mut Ema| optimizer.step(&still, 0.0, 0.1, Some(ema.next(0.2))).unwrap();
     set(10.0);
     let mut ema = Ema::begin(config, params, &Device::Cpu).unwrap();
     // The decay is 1/10, then 2/11, then 3/12, and never above its limit of 0.2.
     for (weight, expected) in [(20.0, 19.0), (31.0, 19.0 * 2.0 / 11.0 + 31.0 * 9.0 / 11.0)] {
         set(weight);
-        ema.next(0.2).take_in(&weights()).unwrap();
+        take_in(&mut ema);
         assert!((first_weight(ema.means()) - expected).abs() < 1e-5, "{}", first_weight(ema.means()));
     }
     let before = first_weight(ema.means());
     set(0.0);
-    ema.next(0.2).take_in(&weights()).unwrap();
+    take_in(&mut ema);
     assert!((first_weight(ema.means()) - 0.2 * before).abs() < 1e-5);
     assert_eq!(ema.n_steps(), 3);
 }

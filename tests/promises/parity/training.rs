@@ -24,7 +24,8 @@ const TINY: f64 = 1e-5;
 /// One step of ours.
 struct Step {
     loss: f64,
-    gradient: Tensor,
+    /// By parameter.
+    gradient: HashMap<String, Tensor>,
     norm: f64,
 }
 
@@ -34,7 +35,7 @@ pub fn check(fixture: &Fixture) -> Result<String> {
     let params = Params::from_tensors(&config, &fixture.under("start."), &Device::Cpu)?;
     fixture.check_layout(&params)?;
     let network = Tft::new(&config, &params)?;
-    let mut optimizer = AdamW::new(params.iter(), settings(fixture)?, &Device::Cpu)?;
+    let mut optimizer = AdamW::new(&params, settings(fixture)?, &Device::Cpu)?;
     let (n_steps, n_batches) = (fixture.number("/steps")? as u64, fixture.number("/batches")? as u64);
     ensure!(n_steps > 0 && n_batches > 0, "no step was recorded");
     // Of the first steps, and of the later ones.
@@ -94,7 +95,7 @@ fn take_step(
     let gradient = optimizer.gradient(&loss.backward()?)?;
     let norm = f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt();
     optimizer.step(&gradient, norm, fixture.number("/optimizer/lr")?, None)?;
-    Ok(Step { loss: f64::from(loss.to_scalar::<f32>()?), gradient, norm })
+    Ok(Step { loss: f64::from(loss.to_scalar::<f32>()?), gradient: optimizer.named(&gradient)?, norm })
 }
 
 fn relative(fixture: &Fixture, found: f64, pointer: &str) -> Result<f64> {
@@ -105,24 +106,25 @@ fn relative(fixture: &Fixture, found: f64, pointer: &str) -> Result<f64> {
 
 /// The weights after the first step: alike where the gradient is not tiny, moved by no more than Adam can move
 /// them elsewhere. Returns how many were compared; most must be.
-fn check_first_step(fixture: &Fixture, params: &Params, gradient: &Tensor) -> Result<usize> {
+fn check_first_step(fixture: &Fixture, params: &Params, gradient: &HashMap<String, Tensor>) -> Result<usize> {
     let recorded: HashMap<String, Tensor> = fixture.under("after1.");
     ensure!(!recorded.is_empty(), "no after1.* tensors");
     let lr = fixture.number("/optimizer/lr")?;
-    let gradient = gradient.to_vec1::<f32>()?;
-    let (mut place, mut n_compared) = (0, 0);
-    for (name, var) in params.iter() {
+    let (mut n_all, mut n_compared) = (0, 0);
+    for (name, values) in params.iter() {
         let expected = recorded.get(name).with_context(|| format!("no tensor after1.{name}"))?;
-        let found = var.flatten_all()?.to_vec1::<f32>()?;
-        for (found, expected) in found.iter().zip(expected.flatten_all()?.to_vec1::<f32>()?) {
+        let gradient = gradient[name].flatten_all()?.to_vec1::<f32>()?;
+        let found = values.flatten_all()?.to_vec1::<f32>()?;
+        let both = found.iter().zip(expected.flatten_all()?.to_vec1::<f32>()?);
+        for ((found, expected), gradient) in both.zip(gradient) {
             let off = f64::from(found - expected).abs();
-            let is_tiny = f64::from(gradient[place]).abs() < TINY;
+            let is_tiny = f64::from(gradient).abs() < TINY;
             let allowed = if is_tiny { 2.0 * lr + WEIGHT } else { WEIGHT };
             ensure!(off <= allowed, "{name} is off by {off:.1e} after the first step");
             n_compared += usize::from(!is_tiny);
-            place += 1;
+            n_all += 1;
         }
     }
-    ensure!(2 * n_compared > place, "only {n_compared} of {place} weights had a gradient worth comparing");
+    ensure!(2 * n_compared > n_all, "only {n_compared} of {n_all} weights had a gradient worth comparing");
     Ok(n_compared)
 }

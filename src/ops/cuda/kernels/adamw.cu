@@ -1,19 +1,30 @@
-// A step of AdamW over all weights at once; src/train/optimizer.rs has the formula.
+// A step of AdamW over all weights at once, where they lie; src/ops/adamw.rs is the twin.
 #include "tile.cuh"
 
-// clip: what the gradient is shortened by; rate: the learning rate over the first moment's correction; decay: learning
-// rate times weight decay, for weights whose `decays` is 1.
+// Weights that lie together: where they begin among all, and where they and their means (null: there are none) are.
+struct Block {
+    uint64_t start;
+    float* weights;
+    float* means;
+};
+
+// clip: what the gradient is shortened by; new1, new2, new_share: one less beta1, beta2 and kept; rate: the learning rate over the first moment's correction; decay: learning
+// rate times weight decay, for weights whose `decays` is 1; kept: the share of itself that a mean keeps.
 extern "C" __global__ void __launch_bounds__(THREADS) adamw(
-    const float* weights, const float* first, const float* second, const float* gradient, const float* decays, int n,
-    float clip, float beta1, float beta2, float rate, float correction2, float epsilon, float decay,
-    float* new_weights, float* new_first, float* new_second) {
+    const unsigned* table, int n_blocks, float* first, float* second, const float* gradient, const float* decays,
+    int n, float clip, float beta1, float new1, float beta2, float new2, float rate, float correction2,
+    float epsilon, float decay, float kept, float new_share) {
     int i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= n) return;
+    const Block* block = (const Block*)table;
+    for (int next = 1; next < n_blocks && block[1].start <= (uint64_t)i; next++) block++;
+    int at = i - (int)block->start;
     float slope = gradient[i] * clip;
-    float mean = first[i] * beta1 + slope * (1.0f - beta1);
-    float square = second[i] * beta2 + slope * slope * (1.0f - beta2);
-    new_first[i] = mean;
-    new_second[i] = square;
-    float kept = weights[i] * (1.0f - decays[i] * decay);
-    new_weights[i] = kept - rate * mean / (sqrtf(square / correction2) + epsilon);
+    float mean = first[i] * beta1 + slope * new1;
+    float square = second[i] * beta2 + slope * slope * new2;
+    first[i] = mean;
+    second[i] = square;
+    float weight = block->weights[at] * (1.0f - decays[i] * decay) - rate * mean / (sqrtf(square / correction2) + epsilon);
+    block->weights[at] = weight;
+    if (block->means) block->means[at] = block->means[at] * kept + weight * new_share;
 }

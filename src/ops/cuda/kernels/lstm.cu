@@ -12,15 +12,18 @@
 
 constexpr int RECORD = 6;
 
-// The recurrent weights by themselves, from [4 D, width + D]: [D, 4 D] for the way forward, [4 D, D] for the way back.
+// For the way forward the recurrent weights [4 D, D] turned to [D, 4 D], and behind them the sum of both biases. The layer
+// has weights [4 D, width] and [4 D, D], then the biases.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    lstm_weights(const float* layer, int width, int hidden, int is_forward, float* weights) {
-    int n_gates = 4 * hidden;
+    lstm_weights(const float* layer, int width, int hidden, float* weights) {
+    int n_gates = 4 * hidden, n_recurrent = n_gates * hidden;
     int at = blockIdx.x * THREADS + threadIdx.x;
-    if (at >= n_gates * hidden) return;
-    int gate = is_forward ? at % n_gates : at / hidden;
-    int k = is_forward ? at / n_gates : at % hidden;
-    weights[at] = layer[(size_t)gate * (width + hidden) + width + k];
+    const float* recurrent = layer + (size_t)n_gates * width;
+    const float* biases = recurrent + n_recurrent;
+    if (at < n_recurrent)
+        weights[at] = recurrent[(at % n_gates) * hidden + at / n_gates];
+    else if (at < n_recurrent + n_gates)
+        weights[at] = biases[at - n_recurrent] + biases[at - n_recurrent + n_gates];
 }
 
 // Where weights are read: a copy in shared memory if there is room, else where they are.

@@ -4,13 +4,13 @@ use candle_core::{Device, Var};
 
 use super::*;
 use crate::ops::attention::{AttentionMask, Decoder, attention};
-use crate::ops::check::{noise, vars};
+use crate::ops::check::{grn_noise, noise, vars};
 use crate::ops::cuda::IS_ENABLED;
-use crate::ops::gate::{GateWeights, gate_add_norm};
-use crate::ops::grn::{GrnWeights, grn};
+use crate::ops::gate::{GateSizes, GateWeights, gate_add_norm};
+use crate::ops::grn::{GrnSizes, GrnWeights, grn};
 use crate::ops::lstm::{LstmWeights, lstm};
 use crate::ops::quantile_loss::{QuantileLossOptions, quantile_loss};
-use crate::ops::{Dropout, layer_norm, linear};
+use crate::ops::{Dropout, LinearWeights, layer_norm, linear};
 
 /// `None`, with a printed line, where there is nothing to test on.
 pub fn gpu() -> Option<Device> {
@@ -38,14 +38,12 @@ fn assert_devices_agree(vars: &[Var], form: &dyn Fn(&[Var]) -> Tensor) {
     assert_all_close(&on(&gpu, vars, form), &on(&Device::Cpu, vars, form), 5e-5);
 }
 
-fn pair(vars: &[Var], i: usize) -> (Tensor, Tensor) {
-    (vars[i].as_tensor().clone(), vars[i + 1].as_tensor().clone())
-}
-
 #[test]
 fn rows_through_layers() {
-    let all = vars(&[("x", &[40, 33, 20]), ("weight", &[16, 20]), ("bias", &[16])]);
-    assert_devices_agree(&all, &|v| linear(&v[0], &v[1], Some(&v[2])).unwrap());
+    let all = vars(&[("x", &[40, 33, 20]), ("values", &[16 * 21])]);
+    assert_devices_agree(&all, &|v| {
+        linear(&v[0], &LinearWeights::new(v[1].as_tensor().clone(), (16, 20), true).unwrap()).unwrap()
+    });
     let all = vars(&[("x", &[40, 33, 20]), ("weight", &[20]), ("bias", &[20])]);
     assert_devices_agree(&all, &|v| layer_norm(&v[0], &v[1], &v[2]).unwrap());
     assert_devices_agree(&all[..1], &|v| Dropout::new(0.3, 1, 2).apply(&v[0]).unwrap());
@@ -53,31 +51,17 @@ fn rows_through_layers() {
 
 #[test]
 fn blocks() {
-    let sizes: [(&str, &[usize]); 10] = [
-        ("x", &[40, 33, 32]),
-        ("context", &[40, 1, 32]),
-        ("first.weight", &[32, 32]),
-        ("first.bias", &[32]),
-        ("second.weight", &[32, 32]),
-        ("second.bias", &[32]),
-        ("gate.weight", &[64, 32]),
-        ("gate.bias", &[64]),
-        ("norm.weight", &[32]),
-        ("norm.bias", &[32]),
-    ];
-    let all = vars(&sizes);
-    for i in [2, 4, 6] {
-        all[i].set(&(all[i].as_tensor() / 32f64.sqrt()).unwrap()).unwrap();
-    }
+    let sizes = GrnSizes { n_in: 32, hidden: 32, n_out: 32 };
+    let mut all = vars(&[("x", &[40, 33, 32]), ("context", &[40, 1, 32])]);
+    all.push(Var::from_tensor(&grn_noise(sizes)).unwrap());
     assert_devices_agree(&all, &|v| {
-        let (first, second, gate, norm) = (pair(v, 2), pair(v, 4), pair(v, 6), pair(v, 8));
-        let weights = GrnWeights { first, second, gate, norm, resample: None };
+        let weights = GrnWeights::new(v[2].as_tensor().clone(), sizes).unwrap();
         grn(&v[0], Some(&v[1]), &weights, Dropout::new(0.3, 1, 2).site()).unwrap()
     });
-    let gated: Vec<Var> = [0, 0, 6, 7, 8, 9].map(|i| Var::from_tensor(&all[i]).unwrap()).to_vec();
+    let gated = vars(&[("x", &[40, 33, 32]), ("skip", &[40, 33, 32]), ("values", &[64 * 32 + 128])]);
     assert_devices_agree(&gated, &|v| {
-        let weights = GateWeights { gate: pair(v, 2), norm: pair(v, 4) };
-        gate_add_norm(&v[0], &v[1], &weights, Dropout::new(0.3, 1, 2).site()).unwrap()
+        let weights = GateWeights::new((v[2].as_tensor() * 0.2).unwrap(), GateSizes { n_in: 32, n_out: 32 });
+        gate_add_norm(&v[0], &v[1], &weights.unwrap(), Dropout::new(0.3, 1, 2).site()).unwrap()
     });
 }
 
@@ -86,21 +70,15 @@ fn sequences_and_what_looks_at_them() {
     let (batch, hidden) = (64, 32);
     let all = vars(&[
         ("x", &[batch, 50, hidden]),
-        ("input", &[4 * hidden, hidden]),
-        ("recurrent", &[4 * hidden, hidden]),
-        ("input_bias", &[4 * hidden]),
-        ("recurrent_bias", &[4 * hidden]),
+        ("values", &[8 * hidden * (hidden + 1)]),
         ("hidden", &[batch, hidden]),
         ("cell", &[batch, hidden]),
     ]);
-    for i in [1, 2] {
-        all[i].set(&(all[i].as_tensor() * 0.2).unwrap()).unwrap();
-    }
+    all[1].set(&(all[1].as_tensor() * 0.2).unwrap()).unwrap();
     let lengths: Vec<usize> = (0..batch).map(|i| i * 7 % 51).collect();
     assert_devices_agree(&all, &|v| {
-        let [input, recurrent, input_bias, recurrent_bias] = [1, 2, 3, 4].map(|i| v[i].as_tensor().clone());
-        let weights = LstmWeights { input, recurrent, input_bias, recurrent_bias };
-        let out = lstm(&v[0], &weights, &v[5], &v[6], Some(&lengths)).unwrap();
+        let weights = LstmWeights::new(v[1].as_tensor().clone(), hidden, hidden).unwrap();
+        let out = lstm(&v[0], &weights, &v[2], &v[3], Some(&lengths)).unwrap();
         Tensor::cat(&[&out.sequence, &out.hidden.unsqueeze(1).unwrap(), &out.cell.unsqueeze(1).unwrap()], 1)
             .unwrap()
     });

@@ -1,4 +1,4 @@
-use candle_core::{D, Var};
+use candle_core::Var;
 
 use super::*;
 use crate::ops::check::noise;
@@ -9,7 +9,7 @@ use crate::ops::lstm_fused::lstm_fused;
 /// `x`, the layer's parameters in one, the start.
 fn inputs(sizes: Lstm) -> [Var; 3] {
     let Lstm { batch, n_steps, width, hidden } = sizes;
-    let n_layer = 4 * hidden * (width + hidden + 1);
+    let n_layer = 4 * hidden * (width + hidden + 2);
     let var = |name: &str, shape: &[usize], scale: f64| {
         Var::from_tensor(&(noise(name, shape) * scale).unwrap()).unwrap()
     };
@@ -25,15 +25,7 @@ fn inputs(sizes: Lstm) -> [Var; 3] {
 fn twin(sizes: Lstm, lengths: Option<&[usize]>, sequence_counts: bool) -> Vec<Vec<f32>> {
     let Lstm { width, hidden, .. } = sizes;
     let [x, layer, start] = inputs(sizes);
-    let n_weights = 4 * hidden * (width + hidden);
-    let matrix = layer.narrow(0, 0, n_weights).unwrap().reshape((4 * hidden, width + hidden)).unwrap();
-    let bias = layer.narrow(0, n_weights, 4 * hidden).unwrap();
-    let weights = LstmWeights {
-        input: matrix.narrow(D::Minus1, 0, width).unwrap(),
-        recurrent: matrix.narrow(D::Minus1, width, hidden).unwrap(),
-        recurrent_bias: bias.zeros_like().unwrap(),
-        input_bias: bias,
-    };
+    let weights = LstmWeights::new(layer.as_tensor().clone(), width, hidden).unwrap();
     let (h, c) = (start.get(0).unwrap(), start.get(1).unwrap());
     let LstmOutput { sequence, hidden, cell } = lstm_fused(&x, &weights, &h, &c, lengths).unwrap();
     let ends = Tensor::stack(&[hidden, cell], 0).unwrap();

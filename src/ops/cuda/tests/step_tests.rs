@@ -5,6 +5,7 @@ use candle_core::Var;
 use super::*;
 use crate::ops::adamw::AdamWStep;
 use crate::ops::check::noise;
+use crate::ops::cuda::adamw::State;
 use crate::ops::cuda::quantile_loss::Inputs;
 use crate::ops::quantile_loss::{DivideBy, QuantileLossOptions, quantile_loss};
 use crate::ops::quantile_loss_fused::QuantileLoss;
@@ -80,7 +81,7 @@ fn adamw_equals_its_formula() {
         epsilon: 1e-8,
         decay: 0.001,
     };
-    let mut expected = [vec![], vec![], vec![]];
+    let mut expected = vec![vec![]; 3];
     for i in 0..n {
         let slope = f64::from(gradient[i]) * step.clip;
         let mean = f64::from(first[i]) * step.beta1 + slope * (1.0 - step.beta1);
@@ -89,9 +90,42 @@ fn adamw_equals_its_formula() {
         let kept = f64::from(weights[i]) * (1.0 - f64::from(decays[i]) * step.decay);
         [kept - update, mean, square].into_iter().zip(&mut expected).for_each(|(x, all)| all.push(x as f32));
     }
+    let means = values(&noise("mean", &[n]));
+    let taken_in = means.iter().zip(&expected[0]).map(|(mean, weight)| mean * 0.9 + weight * 0.1).collect();
+    expected.push(taken_in);
+    // Blocks of 1, 100 and 200 weights.
+    let cut = |all: &[f32]| [0..1, 1..101, 101..n].map(|range| all[range].to_vec());
     assert_twins(&expected, 2e-6, |bench| {
-        let inputs =
-            [&weights, &first, &second, &gradient, &decays].map(|values| bench.machine.write_reals(values));
-        Ok(step.launch(&mut bench.machine, inputs)?.map(|memory| bench.get(memory)).to_vec())
+        let vectors = [&first, &second, &gradient, &decays].map(|values| bench.machine.write_reals(values));
+        let blocks = cut(&weights).map(|values| bench.machine.write_reals(&values));
+        let mean_blocks = cut(&means).map(|values| bench.machine.write_reals(&values));
+        let state = State { vectors, weights: &blocks, means: &mean_blocks };
+        step.launch(&mut bench.machine, &state, Some(0.9))?;
+        let mut join = |blocks: [Memory; 3]| blocks.map(|block| bench.get(block)).concat();
+        let (new, taken_in) = (join(blocks), join(mean_blocks));
+        Ok(vec![new, bench.get(vectors[0]), bench.get(vectors[1]), taken_in])
+    });
+}
+
+#[test]
+fn weights_without_means_take_the_same_step() {
+    let step = AdamWStep {
+        clip: 1.0,
+        beta1: 0.9,
+        beta2: 0.999,
+        rate: 0.1,
+        correction2: 0.5,
+        epsilon: 1e-8,
+        decay: 0.0,
+    };
+    // m = 0.1 g and v = 0.001 g^2: the step is 0.1 * 0.1 g / (|g| sqrt(0.002)).
+    let expected = vec![1.0 - 0.01 / 0.002f32.sqrt(), 1.0 + 0.01 / 0.002f32.sqrt()];
+    assert_twins(&[expected], 1e-6, |bench| {
+        let vectors =
+            [[0.0; 2], [0.0; 2], [3.0, -5.0], [0.0; 2]].map(|values| bench.machine.write_reals(&values));
+        let blocks = [bench.machine.write_reals(&[1.0]), bench.machine.write_reals(&[1.0])];
+        let state = State { vectors, weights: &blocks, means: &[] };
+        step.launch(&mut bench.machine, &state, None)?;
+        Ok(vec![blocks.map(|block| bench.get(block)).concat()])
     });
 }
