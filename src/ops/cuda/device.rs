@@ -4,11 +4,13 @@
 //! what an operation has allocated can be given back while its kernels are still to run.
 
 use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
+use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtoh_async;
 use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
-use candle_core::{CudaDevice, CudaStorage, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CudaDevice, CudaStorage, DType, DeviceLocation, Layout, Result, Storage, Tensor, bail};
 
 use super::machine::{Arg, Grid, Machine, Memory};
 
@@ -21,6 +23,11 @@ pub const IS_ENABLED: bool = true;
 
 /// Shared memory that a block has without asking.
 const SHARED_BYTES: usize = 48 * 1024;
+
+/// What [`Machine::table`] has sent, by device and content. There are as many as sizes that a program works with.
+static TABLES: LazyLock<Mutex<HashMap<TableKey, CudaSlice<f32>>>> = LazyLock::new(Mutex::default);
+
+type TableKey = (DeviceLocation, Vec<u32>);
 
 struct OnDevice {
     device: CudaDevice,
@@ -63,6 +70,18 @@ impl Machine for OnDevice {
         let bits: Vec<f32> = words.iter().map(|&word| f32::from_bits(word)).collect();
         let slice = self.device.clone_htod(&bits)?;
         Ok(self.own(slice, words.len()))
+    }
+
+    fn table(&mut self, words: &[u32]) -> Result<Memory> {
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (self.device.location(), words.to_vec());
+        if !tables.contains_key(&key) {
+            let bits: Vec<f32> = words.iter().map(|&word| f32::from_bits(word)).collect();
+            tables.insert(key.clone(), self.device.clone_htod(&bits)?);
+        }
+        let Some(slice) = tables.get(&key) else { bail!("a table that was just made") };
+        let address = slice.device_ptr(&self.device.cuda_stream()).0;
+        Ok(Memory { address, len: words.len() })
     }
 
     fn download(&mut self, memory: Memory) -> Result<Vec<f32>> {
@@ -110,13 +129,16 @@ fn failed(error: impl std::fmt::Display) -> candle_core::Error {
     candle_core::Error::Msg(format!("CUDA: {error}"))
 }
 
-/// The contiguous f32 values of an operation's argument.
+/// The contiguous values, f32 or u32, of an operation's argument.
 fn memory_of(storage: &CudaStorage, layout: &Layout) -> Result<Memory> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("a fused operation needs contiguous values");
     };
-    let slice = storage.as_cuda_slice::<f32>()?;
-    let address = slice.device_ptr(&storage.device.cuda_stream()).0;
+    let stream = storage.device.cuda_stream();
+    let address = match storage.dtype() {
+        DType::U32 => storage.as_cuda_slice::<u32>()?.device_ptr(&stream).0,
+        _ => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
+    };
     Ok(Memory { address: address + 4 * start as u64, len: end - start })
 }
 

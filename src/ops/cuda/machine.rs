@@ -39,6 +39,9 @@ pub trait Machine {
 
     fn upload(&mut self, words: &[u32]) -> Result<Memory>;
 
+    /// Words that never change: asked for again they are not sent again, and they stay where they are.
+    fn table(&mut self, words: &[u32]) -> Result<Memory>;
+
     /// Waits for what was launched.
     fn download(&mut self, memory: Memory) -> Result<Vec<f32>>;
 

@@ -10,6 +10,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod collapse;
 pub mod gate;
 pub mod grn;
 pub mod linear;

@@ -181,7 +181,8 @@ impl Vsn<'_> {
         }
         let mut scattered = self.joint_len();
         for (one, (_, len)) in self.collapsed.categoricals.iter().zip(self.tables()) {
-            let sizes = [one.vectors.start, one.number, one.column, one.n_codes, scattered];
+            let by_step = usize::from(one.is_by_step());
+            let sizes = [one.vectors.start, one.number, one.column, one.n_codes, by_step, scattered];
             words.extend(sizes.map(|size| size as u32));
             scattered += len;
         }

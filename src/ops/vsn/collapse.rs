@@ -38,14 +38,24 @@ pub struct CollapsedCategorical {
     pub number: usize,
     pub column: usize,
     pub n_codes: usize,
-    /// The codes that are in use, one for each row; `None`: all.
-    in_use: Option<Vec<u32>>,
+    rows: TableRows,
     /// `[codes, D]`: the processed vectors.
     pub vectors: Range<usize>,
     /// `[codes, hidden of the joint]`: its share of the joint network's first layer.
     pub first: Range<usize>,
     /// `[codes, N]`: its share of the joint network's raw skip.
     pub skip: Range<usize>,
+}
+
+/// What the rows of a categorical's collapsed tables belong to: its codes, or, where the table has more of those than there
+/// are steps, the steps.
+#[derive(Clone, Debug)]
+pub enum TableRows {
+    OfCodes,
+    /// The code of each step.
+    OfSteps(Vec<u32>),
+    /// So many steps; their codes are known on the device alone.
+    OfStepsOnDevice(usize),
 }
 
 /// `u = slopes x + offset + rows of categoricals + context`, the raw skip alike, then the tail.
@@ -60,8 +70,8 @@ pub struct CollapsedJoint {
 }
 
 impl Collapsed {
-    /// `in_use`: for each categorical the codes that rows are made of; `None`: all of them.
-    pub fn of(packed: &Packed, in_use: &[Option<Vec<u32>>]) -> Self {
+    /// `rows`: for each categorical.
+    pub fn of(packed: &Packed, rows: &[TableRows]) -> Self {
         let mut places = Places::default();
         let (hidden, n) = (packed.hidden, packed.n_variables());
         let joint_hidden = packed.joint.sizes.hidden;
@@ -75,13 +85,17 @@ impl Collapsed {
             tail: tail(&mut places, &real.grn),
         });
         let reals: Vec<CollapsedReal> = reals.collect();
-        let categoricals = packed.categoricals.iter().zip(in_use).map(|(categorical, in_use)| {
-            let n_codes = in_use.as_ref().map_or(categorical.table.shape[0], Vec::len);
+        let categoricals = packed.categoricals.iter().zip(rows).map(|(categorical, rows)| {
+            let n_codes = match rows {
+                TableRows::OfCodes => categorical.table.shape[0],
+                TableRows::OfSteps(codes) => codes.len(),
+                TableRows::OfStepsOnDevice(n_steps) => *n_steps,
+            };
             CollapsedCategorical {
                 number: categorical.number,
                 column: categorical.column,
                 n_codes,
-                in_use: in_use.clone(),
+                rows: rows.clone(),
                 vectors: places.next(n_codes * hidden),
                 first: places.next(n_codes * joint_hidden),
                 skip: places.next(n_codes * n),
@@ -214,9 +228,16 @@ impl Collapsed {
 }
 
 impl CollapsedCategorical {
+    pub fn is_by_step(&self) -> bool {
+        !matches!(self.rows, TableRows::OfCodes)
+    }
+
     /// Where the row of the table lies that row `row` is made of.
     fn row(&self, source: &PackedCategorical, row: usize) -> Range<usize> {
-        let code = self.in_use.as_ref().map_or(row, |codes| codes[row] as usize);
+        let code = match &self.rows {
+            TableRows::OfSteps(codes) => codes[row] as usize,
+            TableRows::OfCodes | TableRows::OfStepsOnDevice(_) => row,
+        };
         let (start, width) = (source.table.range.start, source.table.shape[1]);
         start + code * width..start + (code + 1) * width
     }
@@ -449,7 +470,11 @@ impl Rows {
 }
 
 /// Calls `each(collapsed range, packed range)` for everything of a block that is the same in both forms.
-fn for_tail(tail: &GrnRanges, source: &PackedGrn, mut each: impl FnMut(Range<usize>, Range<usize>)) {
+pub(in crate::ops) fn for_tail(
+    tail: &GrnRanges,
+    source: &PackedGrn,
+    mut each: impl FnMut(Range<usize>, Range<usize>),
+) {
     let mut pair = |pair: &Pair, slots: &[Slot; 2]| {
         each(pair.weight.clone(), slots[0].range.clone());
         each(pair.bias.clone(), slots[1].range.clone());

@@ -4,7 +4,7 @@
 //! norms of every variable at every step, tens of megabytes per sample; here a tile of 32 steps goes through all variables
 //! while it lies in the cache, and only the selection leaves. [`weights`] says where the parameters lie, [`collapse`] multiplies the
 //! embeddings out, [`ready`] prepares what tiles read, [`tile`] runs tiles forward and backward; the backward computes a tile anew instead of keeping it.
-//! On a GPU it is the launches of [`super::cuda::vsn`]; embeddings are multiplied out on the host there, too.
+//! On a GPU it is the launches of [`super::cuda::vsn`] and [`super::cuda::collapse`].
 //!
 //! The oracle is the composition of plain operations in [`crate::model::vsn`], which also serves what is not supported
 //! here: a single variable, several columns in one embedding, networks shared with categoricals.
@@ -23,13 +23,12 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp3, Device, Layout, Result as CandleResult, Shape, Storage, Tensor, bail,
 };
 
-use collapse::Collapsed;
+use collapse::{Collapsed, TableRows};
 use ready::Ready;
 use tile::{Sizes, Worker};
-use weights::{Packed, Parameters, VsnWeights};
+use weights::{Packed, PackedCategorical, Parameters, VsnWeights};
 
 use super::cuda;
-use super::cuda::machine::{Machine, Memory};
 use super::dropout::{Dropout, Mask};
 use super::host::{contiguous, host_values};
 use super::simd::Simd;
@@ -65,8 +64,7 @@ pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) 
         Some(context) => context.reshape((n_samples, joint_hidden)).context("the joint network's context")?,
         None => Tensor::zeros((1, joint_hidden), own.dtype(), own.device())?,
     };
-    let mut codes: Vec<u32> = input.codes.flatten_all()?.to_vec1()?;
-    let in_use = codes_in_use(packed, &mut codes, n_codes)?;
+    let codes = Codes::of(packed, input.codes)?;
     let masks = masks(packed, dropout);
     let sizes = Sizes { n_groups, n_rows, n_reals, n_codes, hidden: packed.hidden };
     let is_recorded = own.track_op() || common.track_op() || context.track_op();
@@ -75,7 +73,6 @@ pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) 
         merged: masks.is_none() && !is_recorded,
         reals: input.reals.contiguous()?,
         codes,
-        in_use,
         masks,
         packed: packed.clone(),
         shares: Arc::new(OnceLock::new()),
@@ -86,33 +83,46 @@ pub fn vsn_fused(input: &VsnInput<'_>, weights: &VsnWeights, dropout: &Dropout) 
     Ok((selected.reshape((n_samples, n_steps, hidden))?, shares))
 }
 
-/// The codes of tables with more rows than there are steps: a step's own code is then its row, and `codes` say so.
-///
-/// - Errors: a code beyond its table.
-pub(super) fn codes_in_use(
-    packed: &Packed,
-    codes: &mut [u32],
-    n_columns: usize,
-) -> Result<Vec<Option<Vec<u32>>>> {
-    let mut in_use = Vec::with_capacity(packed.categoricals.len());
-    for categorical in &packed.categoricals {
-        let (column, n_known) = (categorical.column, categorical.table.shape[0]);
-        ensure!(column < n_columns, "a categorical beyond {n_columns} columns");
-        let own: Vec<u32> = codes.iter().skip(column).step_by(n_columns).copied().collect();
-        let largest = own.iter().max().copied().unwrap_or(0);
-        ensure!(
-            (largest as usize) < n_known,
-            "variable {}: code {largest} is beyond the table of {n_known}",
-            categorical.number
-        );
-        let is_large = n_known > own.len();
-        if is_large {
-            let places = codes.iter_mut().skip(column).step_by(n_columns);
-            places.enumerate().for_each(|(row, code)| *code = row as u32);
+/// The codes of a selection, and what the rows of each collapsed table belong to.
+pub(super) struct Codes {
+    /// On the CPU: for each step and column the row of its collapsed table.
+    pub at: Vec<u32>,
+    /// `[steps, columns]` as they came.
+    pub tensor: Tensor,
+    pub rows: Vec<TableRows>,
+}
+
+impl Codes {
+    /// - Errors: a column that is not there; on the CPU, a code beyond its table. On a GPU nobody looks, and such a code makes
+    ///   its step something that is not a number.
+    pub fn of(packed: &Packed, codes: &Tensor) -> Result<Self> {
+        let n_columns = codes.dim(2)?;
+        let tensor = codes.contiguous()?.reshape((codes.elem_count() / n_columns.max(1), n_columns))?;
+        let n_steps = codes.dim(0)? * codes.dim(1)?;
+        let is_host = codes.device().is_cpu();
+        let mut at: Vec<u32> = if is_host { tensor.flatten_all()?.to_vec1()? } else { Vec::new() };
+        let mut rows = Vec::with_capacity(packed.categoricals.len());
+        for PackedCategorical { number, column, table, .. } in &packed.categoricals {
+            let n_known = table.shape[0];
+            ensure!(*column < n_columns, "a categorical beyond {n_columns} columns");
+            let own: Vec<u32> = at.iter().skip(*column).step_by(n_columns).copied().collect();
+            let largest = own.iter().max().copied().unwrap_or(0);
+            ensure!(
+                (largest as usize) < n_known,
+                "variable {number}: code {largest} is beyond the table of {n_known}"
+            );
+            rows.push(match (n_known > n_steps, is_host) {
+                (false, _) => TableRows::OfCodes,
+                (true, false) => TableRows::OfStepsOnDevice(n_steps),
+                (true, true) => {
+                    let places = at.iter_mut().skip(*column).step_by(n_columns);
+                    places.enumerate().for_each(|(row, code)| *code = row as u32);
+                    TableRows::OfSteps(own)
+                }
+            });
         }
-        in_use.push(is_large.then_some(own));
+        Ok(Codes { at, tensor, rows })
     }
-    Ok(in_use)
 }
 
 /// A mask per network, in the order of the variables, the joint one last.
@@ -125,9 +135,7 @@ struct Selection {
     /// Second layers and gates as one: nothing is dropped between them, and there is no way back.
     merged: bool,
     reals: Tensor,
-    /// Rows of the collapsed tables.
-    codes: Vec<u32>,
-    in_use: Vec<Option<Vec<u32>>>,
+    codes: Codes,
     /// One per real variable, then the joint network's.
     masks: Option<Vec<Mask>>,
     packed: Arc<Packed>,
@@ -152,7 +160,7 @@ impl CustomOp3 for Selection {
         let context = contiguous(s1, l1)?;
         let parameters = Parameters::of(contiguous(s2, l2)?, contiguous(s3, l3)?);
         let simd = Simd::best();
-        let ready = Ready::of(simd, &self.packed, &self.in_use, parameters, self.merged);
+        let ready = Ready::of(simd, &self.packed, &self.codes.rows, parameters, self.merged);
         let Sizes { n_groups, n_rows, hidden, .. } = self.sizes;
         let n_variables = self.packed.n_variables();
         let mut selected = vec![0f32; n_groups * n_rows * hidden];
@@ -182,14 +190,17 @@ impl CustomOp3 for Selection {
         l3: &Layout,
     ) -> CandleResult<(CudaStorage, Shape)> {
         let Sizes { n_groups, n_rows, hidden, .. } = self.sizes;
-        let collapsed = Collapsed::of(&self.packed, &self.in_use);
-        let (storage, layout) = self.reals.storage_and_layout();
-        let Storage::Cuda(reals) = &*storage else { bail!("variable selection: reals of another device") };
-        let args = [(reals, layout), (s1, l1), (s2, l2), (s3, l3)];
-        let [selected, shares] = cuda::forward(args, |machine, [reals, context, own, common]| {
-            let (own, common) = (machine.download(own)?, machine.download(common)?);
-            let parameters = Parameters::of(&own, &common);
-            let inputs = self.upload(machine, &collapsed, [reals, context], parameters)?;
+        let collapsed = Collapsed::of(&self.packed, &self.codes.rows);
+        let (reals, reals_layout) = self.reals.storage_and_layout();
+        let (codes, codes_layout) = self.codes.tensor.storage_and_layout();
+        let (Storage::Cuda(reals), Storage::Cuda(codes)) = (&*reals, &*codes) else {
+            bail!("variable selection: inputs of another device")
+        };
+        let args = [(reals, reals_layout), (codes, codes_layout), (s1, l1), (s2, l2), (s3, l3)];
+        let [selected, shares] = cuda::forward(args, |machine, [reals, codes, context, own, common]| {
+            let values =
+                self.collapse(&collapsed).values(machine, cuda::collapse::Inputs { own, common, codes })?;
+            let inputs = cuda::vsn::Inputs { reals, codes, context, values };
             self.on_gpu(&collapsed).forward(machine, inputs)
         })?;
         let _ = self.shares.set(cuda::tensor(shares, (n_groups, n_rows, self.packed.n_variables())));
@@ -214,7 +225,7 @@ impl CustomOp3 for Selection {
         let (grad, reals) = (grad.slice()?, reals.slice()?);
         let (context_values, parameters) =
             (context_values.slice()?, Parameters::of(own.slice()?, common.slice()?));
-        let ready = Ready::of(simd, &self.packed, &self.in_use, parameters, false);
+        let ready = Ready::of(simd, &self.packed, &self.codes.rows, parameters, false);
         let collapsed = &ready.collapsed;
         let (joint_hidden, group_len) = (context.dim(1)?, self.sizes.n_rows * self.sizes.hidden);
         let mut d_context = vec![0f32; context.elem_count()];
@@ -244,18 +255,8 @@ impl Selection {
         cuda::vsn::Vsn { sizes: self.sizes, collapsed, masks: self.masks.as_deref() }
     }
 
-    /// What the launches read: what is there already, the codes, and the parameters collapsed.
-    fn upload(
-        &self,
-        machine: &mut dyn Machine,
-        collapsed: &Collapsed,
-        [reals, context]: [Memory; 2],
-        parameters: Parameters<'_>,
-    ) -> CandleResult<cuda::vsn::Inputs> {
-        let values = collapsed.values(&self.packed, parameters);
-        let values: Vec<u32> = values.into_iter().map(f32::to_bits).collect();
-        let (codes, values) = (machine.upload(&self.codes)?, machine.upload(&values)?);
-        Ok(cuda::vsn::Inputs { reals, codes, context, values })
+    fn collapse<'a>(&'a self, collapsed: &'a Collapsed) -> cuda::collapse::Collapse<'a> {
+        cuda::collapse::Collapse { packed: &self.packed, collapsed, n_columns: self.sizes.n_codes }
     }
 
     fn backward_on_gpu(
@@ -267,20 +268,17 @@ impl Selection {
         let Some(shares) = self.shares.get() else {
             bail!("variable selection: a backward without a forward")
         };
-        let collapsed = Collapsed::of(&self.packed, &self.in_use);
-        let args = [&self.reals, context, own, common, shares, grad];
+        let collapsed = Collapsed::of(&self.packed, &self.codes.rows);
+        let args = [&self.reals, &self.codes.tensor, context, own, common, shares, grad];
         let [d_context, d_own, d_common] =
-            cuda::over(args, |machine, [reals, context, own, common, shares, d_selected]| {
-                let (own, common) = (machine.download(own)?, machine.download(common)?);
-                let parameters = Parameters::of(&own, &common);
-                let inputs = self.upload(machine, &collapsed, [reals, context], parameters)?;
-                let on_gpu = self.on_gpu(&collapsed);
-                let [d_context, d_values] = on_gpu.backward(machine, inputs, shares, d_selected)?;
-                let d_values = machine.download(d_values)?;
-                let expanded = collapsed.expand(&self.packed, parameters, &d_values);
-                let bits: Vec<u32> = expanded.into_iter().map(f32::to_bits).collect();
-                let (own, common) = bits.split_at(self.packed.n_own);
-                Ok([d_context, machine.upload(own)?, machine.upload(common)?])
+            cuda::over(args, |machine, [reals, codes, context, own, common, shares, d_selected]| {
+                let parameters = cuda::collapse::Inputs { own, common, codes };
+                let values = self.collapse(&collapsed).values(machine, parameters)?;
+                let inputs = cuda::vsn::Inputs { reals, codes, context, values };
+                let [d_context, d_values] =
+                    self.on_gpu(&collapsed).backward(machine, inputs, shares, d_selected)?;
+                let [d_own, d_common] = self.collapse(&collapsed).expand(machine, parameters, d_values)?;
+                Ok([d_context, d_own, d_common])
             })?;
         let like = |storage, tensor: &Tensor| Some(cuda::tensor(storage, tensor.shape()));
         Ok((like(d_context, context), like(d_own, own), like(d_common, common)))
@@ -293,6 +291,6 @@ impl Selection {
         reals: &'a [f32],
         context: &'a [f32],
     ) -> Worker<'a> {
-        Worker::new(simd, self.sizes, ready, (reals, &self.codes), context, self.masks.as_deref())
+        Worker::new(simd, self.sizes, ready, (reals, &self.codes.at), context, self.masks.as_deref())
     }
 }

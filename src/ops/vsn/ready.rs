@@ -1,6 +1,6 @@
 //! What tiles read: the collapsed values, and what follows from them alone, made once per pass.
 
-use super::collapse::{Collapsed, CollapsedReal};
+use super::collapse::{Collapsed, CollapsedReal, TableRows};
 use super::weights::{Packed, Parameters};
 use crate::ops::simd::{Line, Simd};
 
@@ -25,11 +25,11 @@ impl Ready {
     pub fn of(
         simd: Simd,
         packed: &Packed,
-        in_use: &[Option<Vec<u32>>],
+        rows: &[TableRows],
         parameters: Parameters<'_>,
         merged: bool,
     ) -> Self {
-        let mut collapsed = Collapsed::of(packed, in_use);
+        let mut collapsed = Collapsed::of(packed, rows);
         let mut values = collapsed.values(packed, parameters);
         if merged {
             collapsed.reals.iter_mut().for_each(|real| real.tail.merge(simd, &mut values));

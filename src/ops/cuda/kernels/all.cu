@@ -1,6 +1,7 @@
 // All kernels as one module.
 #include "adamw.cu"
 #include "attention.cu"
+#include "collapse.cu"
 #include "dropout.cu"
 #include "gate.cu"
 #include "grn.cu"

@@ -17,6 +17,21 @@ struct Stretch {
     }
 
     __device__ int above(int below) const { return min(below + 1, from - 1); }
+
+    // Calls each(i, weight) for the outputs that input k counts in.
+    template <class F>
+    __device__ void for_outputs(int k, F each) const {
+        // Those that lie within one of it; a margin on either side for rounding.
+        float step = ratio();
+        int first = step > 0.0f ? max(0, (int)((k - 1) / step) - 1) : 0;
+        int last = step > 0.0f ? min(to - 1, (int)((k + 1) / step) + 2) : to - 1;
+        for (int i = first; i <= last; i++) {
+            float share;
+            int at = below(i, &share);
+            float weight = (at == k ? 1.0f - share : 0.0f) + (above(at) == k ? share : 0.0f);
+            if (weight != 0.0f) each(i, weight);
+        }
+    }
 };
 
 __device__ __forceinline__ float gate_of(float mask) { return 2.0f * sigmoid(mask); }
@@ -36,18 +51,11 @@ COLLECTIVE void stretch_rows(const Stretch& stretch, const float* mask, const fl
 // From the gradient behind to that of x, added to dx, and of the mask.
 COLLECTIVE void stretch_backward(
     const Stretch& stretch, const float* mask, const float* x, const float* dy, float* dx, float* d_mask) {
-    // Each input looks for the outputs that lie within one of it; a margin on either side for rounding.
-    float ratio = stretch.ratio();
     for (int k = warp(); k < stretch.from; k += WARPS) {
-        int first = ratio > 0.0f ? max(0, (int)((k - 1) / ratio) - 1) : 0;
-        int last = ratio > 0.0f ? min(stretch.to - 1, (int)((k + 1) / ratio) + 2) : stretch.to - 1;
         float sum = dx[k * STRIDE + lane()];
-        for (int i = first; i <= last; i++) {
-            float share;
-            int at = stretch.below(i, &share);
-            float weight = (at == k ? 1.0f - share : 0.0f) + (stretch.above(at) == k ? share : 0.0f);
-            if (weight != 0.0f) sum = fmaf(weight * gate_of(mask[i]), dy[i * STRIDE + lane()], sum);
-        }
+        stretch.for_outputs(k, [&](int i, float weight) {
+            sum = fmaf(weight * gate_of(mask[i]), dy[i * STRIDE + lane()], sum);
+        });
         dx[k * STRIDE + lane()] = sum;
     }
     for (int i = threadIdx.x; i < stretch.to; i += THREADS) {

@@ -16,9 +16,10 @@ struct Real {
     __device__ uint64_t key() const { return (uint64_t)key_high << 32 | key_low; }
 };
 
-// Its values from `start` on, and in the gradients of the joint network from `scattered` on: see the tables below.
+// Its values from `start` on, and in the gradients of the joint network from `scattered` on: see the tables below. A row of
+// its values belongs to a code, or (by_step) to a step.
 struct Categorical {
-    unsigned start, number, column, n_codes, scattered;
+    unsigned start, number, column, n_codes, by_step, scattered;
 };
 
 struct Vsn {
@@ -48,9 +49,18 @@ struct Vsn {
         return tail_at(plain.second, joint_hidden, n(), joint_has_skip_norm ? plain.norm + 2 * n() : -1);
     }
 
-    // This lane's code of a categorical; 0 behind the last row.
+    // Which row of a categorical's values belongs to a row; 0 behind the last one, and for a code beyond the table.
     __device__ unsigned code(const Categorical& variable, int row) const {
-        return row < n_rows ? codes[(size_t)row * n_code_columns + variable.column] : 0;
+        if (row >= n_rows) return 0;
+        if (variable.by_step) return row;
+        unsigned own = codes[(size_t)row * n_code_columns + variable.column];
+        return own < variable.n_codes ? own : 0;
+    }
+
+    // Whether a row has a code beyond its table. Nobody can tell on the host without waiting, so such a row is no number.
+    __device__ bool is_unknown(const Categorical& variable, int row) const {
+        return row < n_rows && !variable.by_step &&
+               codes[(size_t)row * n_code_columns + variable.column] >= variable.n_codes;
     }
 
     // The reals of a tile, in the order of the variables.
@@ -72,7 +82,7 @@ struct Vsn {
             float sum = tile.first[i * STRIDE + lane()] + own[i];
             for (int c = 0; c < n_categoricals; c++) {
                 const float* rows = values + categorical(c).start + categorical(c).n_codes * out;
-                sum += rows[code(categorical(c), row) * joint_hidden + i];
+                sum += is_unknown(categorical(c), row) ? NAN : rows[code(categorical(c), row) * joint_hidden + i];
             }
             tile.first[i * STRIDE + lane()] = sum;
         }

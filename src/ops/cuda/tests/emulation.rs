@@ -82,6 +82,10 @@ impl Machine for Emulation {
         Ok(self.write(words))
     }
 
+    fn table(&mut self, words: &[u32]) -> Result<Memory> {
+        Ok(self.write(words))
+    }
+
     fn download(&mut self, memory: Memory) -> Result<Vec<f32>> {
         self.request(b'r', &[memory.address, memory.len as u64]);
         let bytes = self.reply(4 * memory.len);

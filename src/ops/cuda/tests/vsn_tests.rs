@@ -4,12 +4,13 @@ use super::device_tests::gpu;
 use super::*;
 use crate::ops::Dropout;
 use crate::ops::check::noise;
+use crate::ops::cuda::collapse::{self, Collapse};
 use crate::ops::cuda::vsn::{Inputs, Vsn};
-use crate::ops::vsn::collapse::Collapsed;
+use crate::ops::vsn::collapse::{Collapsed, TableRows};
 use crate::ops::vsn::tests::Case;
 use crate::ops::vsn::tile::Sizes;
-use crate::ops::vsn::weights::Parameters;
-use crate::ops::vsn::{VsnInput, codes_in_use, masks, vsn_fused};
+use crate::ops::vsn::weights::PackedCategorical;
+use crate::ops::vsn::{VsnInput, masks, vsn_fused};
 
 #[track_caller]
 fn case(
@@ -36,27 +37,29 @@ fn case(
     let of_parameters = built.vars.iter().flat_map(|var| values(grads.get(var).unwrap())).collect();
     let expected = [values(&selected), values(&shares), values(grads.get(&context).unwrap()), of_parameters];
 
-    let mut codes = codes;
-    let in_use = codes_in_use(&packed, &mut codes, n_categoricals).unwrap();
-    let collapsed = Collapsed::of(&packed, &in_use);
+    let n_rows = n_samples * n_steps;
+    let is_by_step = |one: &PackedCategorical| one.table.shape[0] > n_rows;
+    let rows = packed.categoricals.iter().map(|one| match is_by_step(one) {
+        true => TableRows::OfStepsOnDevice(n_rows),
+        false => TableRows::OfCodes,
+    });
+    let collapsed = Collapsed::of(&packed, &rows.collect::<Vec<_>>());
     let masks = masks(&packed, &Dropout::new(rate, 3, 4));
     let sizes = Sizes { n_groups: n_samples, n_rows: n_steps, n_reals, n_codes: n_categoricals, hidden };
     let vsn = Vsn { sizes, collapsed: &collapsed, masks: masks.as_deref() };
     let [own, common] = built.vars.each_ref().map(|var| values(var));
-    let parameters = Parameters::of(&own, &common);
     assert_twins(&expected, 3e-5, |bench| {
-        let values_memory = bench.machine.write_reals(&collapsed.values(&packed, parameters));
-        let inputs = Inputs {
-            reals: bench.put(&reals),
-            codes: bench.machine.write(&codes),
-            context: bench.put(&context),
-            values: values_memory,
-        };
+        let [own, common] = [&own, &common].map(|values| bench.machine.write_reals(values));
+        let codes = bench.machine.write(&codes);
+        let parameters = collapse::Inputs { own, common, codes };
+        let collapse = Collapse { packed: &packed, collapsed: &collapsed, n_columns: n_categoricals };
+        let values = collapse.values(&mut bench.machine, parameters)?;
+        let inputs = Inputs { reals: bench.put(&reals), codes, context: bench.put(&context), values };
         let d_selected = bench.put(&direction);
         let [selected, shares] = vsn.forward(&mut bench.machine, inputs)?;
         let [d_context, d_values] = vsn.backward(&mut bench.machine, inputs, shares, d_selected)?;
-        let d_values = bench.get(d_values);
-        let expanded = collapsed.expand(&packed, parameters, &d_values);
+        let grads = collapse.expand(&mut bench.machine, parameters, d_values)?;
+        let expanded = grads.map(|grads| bench.get(grads)).concat();
         Ok(vec![bench.get(selected), bench.get(shares), bench.get(d_context), expanded])
     });
 }
@@ -91,4 +94,28 @@ fn a_gpu_selects_as_the_cpu_does() {
         [values(&selected), values(&shares)].into_iter().chain(grads).collect::<Vec<_>>()
     };
     assert_all_close(&on(&gpu), &on(&Device::Cpu), 5e-5);
+}
+
+/// The host does not look at codes that lie on a device: a step with one beyond its table is no number, and no other is.
+#[test]
+fn an_unknown_code_breaks_its_step_alone() {
+    let built = Case::new(1, &[3, 4], 5).unwrap();
+    let packed = &built.weights.packed;
+    let collapsed = Collapsed::of(packed, &[TableRows::OfCodes]);
+    let sizes = Sizes { n_groups: 1, n_rows: 40, n_reals: 3, n_codes: 1, hidden: 5 };
+    let machine = Emulation::start(Order::Up, SHARED[0]);
+    let Some(mut bench) = machine.map(|machine| Bench { machine }) else { return };
+    let mut codes = vec![1u32; 40];
+    codes[33] = 9;
+    let codes = bench.machine.write(&codes);
+    let [own, common] = built.vars.each_ref().map(|var| bench.put(var));
+    let collapse = Collapse { packed, collapsed: &collapsed, n_columns: 1 };
+    let values = collapse.values(&mut bench.machine, collapse::Inputs { own, common, codes }).unwrap();
+    let reals = bench.put(&noise("reals", &[40, 3]));
+    let context = bench.machine.write_reals(&vec![0.0; packed.joint.sizes.hidden]);
+    let vsn = Vsn { sizes, collapsed: &collapsed, masks: None };
+    let [selected, _] = vsn.forward(&mut bench.machine, Inputs { reals, codes, context, values }).unwrap();
+    for (row, selected) in bench.get(selected).chunks(5).enumerate() {
+        assert_eq!(selected.iter().all(|value| value.is_finite()), row != 33, "step {row}");
+    }
 }
