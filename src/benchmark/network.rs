@@ -15,7 +15,7 @@ use crate::model::{Mode, Params, Tft, TftConfig};
 use crate::ops::random::Key;
 use crate::ops::simd::Simd;
 use crate::schema::Metric;
-use crate::train::step::Learner;
+use crate::train::step::{Learner, Told};
 use crate::window::split::{Split, plan_split};
 use crate::window::{Grid, Server};
 
@@ -100,8 +100,10 @@ pub fn train(config: &Config, sizes: &NetworkSizes, device: &Device, effort: Eff
         let batch = bench.dataset.batch(keys, device)?;
         gathered();
         let look = learner.look(&batch, SEED, number)?;
-        ensure!(look.loss.is_finite() && look.norm.is_finite(), "batch {number} has no finite loss");
-        learner.step(&look, LEARNING_RATE, None)
+        let taken = learner.step(&look, LEARNING_RATE, None)?;
+        let all_finite = learner.read(vec![taken], None)?.iter().all(Told::is_finite);
+        ensure!(all_finite, "batch {number} has no finite loss");
+        Ok(())
     })
 }
 

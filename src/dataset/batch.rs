@@ -5,7 +5,7 @@
 //! real input `missing_share` says, per encoder step, which share of the metrics was not observed. Targets are
 //! never filled: where nothing was observed their weight is 0.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
@@ -35,6 +35,13 @@ struct Sample<'a> {
     server_id: u32,
     profile_id: u32,
     stats: &'a Stats,
+}
+
+/// What a server is seen as.
+pub(super) struct Stand<'a> {
+    pub server_id: u32,
+    pub profile_id: u32,
+    pub stats: &'a Stats,
 }
 
 impl Dataset {
@@ -82,15 +89,20 @@ impl Dataset {
     fn sample(&self, key: SampleKey, is_stranger: bool) -> Result<Sample<'_>> {
         let (server, cutoff) = (key.server as usize, key.cutoff as usize);
         let (encoder_length, _) = self.lengths();
-        let (server_id, profile_id) =
-            *self.codes.get(server).context("sample of a server beyond the grid")?;
+        ensure!(server < self.codes.len(), "sample of a server beyond the grid");
         ensure!(
             (encoder_length..=self.grid.n_steps).contains(&cutoff),
             "a sample of server {server} at step {cutoff} reaches beyond the grid"
         );
-        let server_id = if is_stranger { UNKNOWN } else { server_id };
-        let stats = self.preprocessing.scaler.stats(server_id, profile_id);
+        let Stand { server_id, profile_id, stats } = self.stand(server, is_stranger);
         Ok(Sample { server, cutoff, server_id, profile_id, stats })
+    }
+
+    /// A server of the grid as the lineage knows it, or as a stranger.
+    pub(super) fn stand(&self, server: usize, is_stranger: bool) -> Stand<'_> {
+        let (server_id, profile_id) = self.codes[server];
+        let server_id = if is_stranger { UNKNOWN } else { server_id };
+        Stand { server_id, profile_id, stats: self.preprocessing.scaler.stats(server_id, profile_id) }
     }
 
     /// `[B, length, R]`, written sample by sample.
@@ -141,7 +153,7 @@ impl Dataset {
     }
 
     /// Where each target's own centre and scale lie within the fleet's: shift in fleet scales, log ratio.
-    fn write_statics(&self, stats: &Stats, statics: &mut [f32]) {
+    pub(super) fn write_statics(&self, stats: &Stats, statics: &mut [f32]) {
         let fleet = &self.preprocessing.scaler.fleet;
         for (pair, metric) in statics.chunks_exact_mut(2).zip(&self.targets) {
             let shift = (stats.centre[*metric] - fleet.centre[*metric]) / fleet.scale[*metric];

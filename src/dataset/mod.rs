@@ -4,7 +4,7 @@
 //! [`Preprocessing`] is what a lineage knows of its data: [`vocabulary`] names the categories, [`scaler`] sizes
 //! the numbers and [`drift`] notices when they no longer fit, `columns` says which input column holds what. A [`Dataset`] puts a grid behind it and
 //! answers which [`SampleKey`]s exist and what a [`Batch`] of them holds. The grid's values are never copied:
-//! they are scaled, filled and masked while a batch is gathered.
+//! they are scaled, filled and masked while a batch is gathered, on a GPU ([`Resident`]) as on the host.
 //!
 //! Two promises: nothing at or after a sample's cutoff reaches its inputs, and nothing outside the train part
 //! reaches a statistic. Training is left to others.
@@ -15,6 +15,7 @@ mod columns;
 pub mod drift;
 mod feeding;
 pub mod preprocessing;
+mod resident;
 pub mod samples;
 pub mod scaler;
 pub mod survey;
@@ -29,6 +30,7 @@ use anyhow::{Result, ensure};
 pub use batch::Batch;
 pub use feeding::foreign_inputs;
 pub use preprocessing::Preprocessing;
+pub use resident::Resident;
 pub use samples::SampleKey;
 pub use scaler::Scaler;
 pub use survey::{Cutoffs, Survey};

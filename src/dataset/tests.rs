@@ -2,6 +2,7 @@
 
 mod drift;
 mod leakage;
+mod resident;
 mod scaler_properties;
 
 use candle_core::{Device, Tensor};

@@ -1,8 +1,9 @@
 //! A step of AdamW over flat vectors, in one pass and in place, with the mean of the weights where there is one.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::cuda;
+use super::cuda::machine::{Machine, Memory};
 use super::host::{change, host_values};
 
 /// The numbers of one step.
@@ -96,17 +97,10 @@ impl AdamWStep {
     }
 
     fn apply_on_gpu(self, state: &InPlace<'_>) -> Result<()> {
-        let InPlace { weights, means, moments, gradient, decays } = state;
-        let kept = means.as_ref().map(|(_, kept)| *kept);
-        let means = means.as_ref().map_or(&[][..], |(means, _)| means);
-        let vectors = [moments[0], moments[1], *gradient, *decays];
-        let all: Vec<&Tensor> =
-            vectors.into_iter().chain(weights.iter().copied()).chain(means.iter().copied()).collect();
-        cuda::in_place(&all, |machine, all| {
-            let (vectors, blocks) = all.split_at(4);
-            let (weights, means) = blocks.split_at(weights.len());
-            let state = cuda::adamw::State { vectors: [0, 1, 2, 3].map(|i| vectors[i]), weights, means };
-            self.launch(machine, &state, kept)
+        let kept = state.means.as_ref().map_or(1.0, |(_, kept)| *kept);
+        state.on_gpu(&[], |machine, state, []| {
+            let step = machine.upload(&cuda::adamw::words(self, kept))?;
+            cuda::adamw::launch(machine, state, step)
         })
     }
 
@@ -123,7 +117,67 @@ impl AdamWStep {
     }
 }
 
+/// What decides about a step on a GPU, where nobody waits to be asked, and what follows for its numbers.
+pub struct Decision<'a> {
+    pub rule: Rule,
+    /// What is minimised, `[]`.
+    pub loss: &'a Tensor,
+    /// `[2]`: the steps behind the moments and behind the means; a step that is taken is counted here.
+    pub counts: &'a Tensor,
+    pub learning_rate: f64,
+    /// The share of the means that stays at most.
+    pub mean_decay: f64,
+}
+
+/// The constants of AdamW and of its clipping.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// Share of a weight that decays per step, times the learning rate.
+    pub weight_decay: f64,
+    /// Largest 2-norm of the gradient; longer ones are shortened to it.
+    pub clip: f64,
+}
+
+impl Decision<'_> {
+    /// Takes a step on a GPU unless loss or gradient are not finite: then nothing moves. `[2]`: the loss and the square of
+    /// the gradient's 2-norm, for whoever wants to know afterwards.
+    ///
+    /// - Errors: anything but contiguous f32 on a GPU; vectors that do not fit the weights.
+    pub fn apply(&self, state: &InPlace<'_>) -> Result<Tensor> {
+        state.ensure_fits()?;
+        let told = Tensor::zeros(2, DType::F32, self.loss.device())?;
+        state.on_gpu(&[self.loss, self.counts, &told], |machine, state, [loss, counts, told]| {
+            let step = self.launch(machine, state, [loss, counts, told])?;
+            cuda::adamw::launch(machine, state, step)
+        })?;
+        Ok(told)
+    }
+}
+
 impl InPlace<'_> {
+    /// Runs launches over all that the step changes, and over tensors beside it.
+    fn on_gpu<const N: usize>(
+        &self,
+        beside: &[&Tensor; N],
+        work: impl FnOnce(&mut dyn Machine, &cuda::adamw::State<'_>, [Memory; N]) -> Result<()>,
+    ) -> Result<()> {
+        let InPlace { weights, means, moments, gradient, decays } = self;
+        let means = means.as_ref().map_or(&[][..], |(means, _)| means);
+        let vectors = [moments[0], moments[1], *gradient, *decays];
+        let all = vectors.into_iter().chain(beside.iter().copied());
+        let all: Vec<&Tensor> = all.chain(weights.iter().copied()).chain(means.iter().copied()).collect();
+        cuda::in_place(&all, |machine, all| {
+            let (vectors, rest) = all.split_at(4);
+            let (beside, blocks) = rest.split_at(N);
+            let (weights, means) = blocks.split_at(weights.len());
+            let state = cuda::adamw::State { vectors: std::array::from_fn(|i| vectors[i]), weights, means };
+            work(machine, &state, std::array::from_fn(|i| beside[i]))
+        })
+    }
+
     fn ensure_fits(&self) -> Result<()> {
         let n: usize = self.weights.iter().map(|weights| weights.elem_count()).sum();
         let vectors = [self.gradient, self.decays, self.moments[0], self.moments[1]];

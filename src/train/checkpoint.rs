@@ -144,14 +144,11 @@ pub struct EpochPosition {
 }
 
 impl EpochPosition {
-    /// Counts a batch that was applied (with its mean loss) or skipped.
-    pub fn advance(&mut self, n_samples: usize, loss: Option<f64>) {
-        self.batches_done += 1;
-        if let Some(loss) = loss {
-            self.n_samples += n_samples as u64;
-            let billionths = (loss.max(0.0) * n_samples as f64 * 1e9).round() as u64;
-            self.loss_billionths = self.loss_billionths.saturating_add(billionths);
-        }
+    /// Counts the mean loss of a batch that was applied.
+    pub fn take_in(&mut self, n_samples: usize, loss: f64) {
+        self.n_samples += n_samples as u64;
+        let billionths = (loss.max(0.0) * n_samples as f64 * 1e9).round() as u64;
+        self.loss_billionths = self.loss_billionths.saturating_add(billionths);
     }
 
     /// Mean loss per sample so far; 0 before the first.
@@ -396,11 +393,10 @@ pub(crate) mod tests {
     #[test]
     fn the_running_loss_is_a_mean_over_samples_and_survives_json() {
         let mut position = EpochPosition::default();
-        position.advance(64, Some(0.1 + 0.2));
-        position.advance(64, None);
-        position.advance(32, Some(0.6));
+        position.take_in(64, 0.1 + 0.2);
+        position.take_in(32, 0.6);
         assert!((position.loss() - 0.4).abs() < 1e-9, "{}", position.loss());
-        assert_eq!((position.batches_done, position.n_samples), (3, 96));
+        assert_eq!(position.n_samples, 96);
         let json = serde_json::to_string(&position).unwrap();
         assert_eq!(serde_json::from_str::<EpochPosition>(&json).unwrap(), position);
     }

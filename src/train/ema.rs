@@ -51,11 +51,14 @@ impl Ema {
         Ok(Self { means, flat, n_steps })
     }
 
-    /// Counts one more optimizer step, which takes the weights behind it in: see [`AdamW::step`](super::optimizer::AdamW::step).
-    pub fn next(&mut self, decay: f64) -> Mean<'_> {
-        let kept = decay.min((1.0 + self.n_steps as f64) / (10.0 + self.n_steps as f64));
+    /// What an optimizer step takes its weights into: see [`AdamW::step`](super::optimizer::AdamW::step).
+    pub fn mean(&self, decay: f64) -> Mean<'_> {
+        Mean { means: &self.flat, decay, n_steps: self.n_steps }
+    }
+
+    /// Counts a step that was taken in.
+    pub fn count(&mut self) {
         self.n_steps += 1;
-        Mean { means: &self.flat, kept }
     }
 
     /// The means as the parameters of a network.

@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::flat::Flat;
 use crate::model::Params;
-use crate::ops::adamw::{AdamWStep, InPlace};
+use crate::ops::adamw::{AdamWStep, Decision, InPlace, Rule};
 
 /// The constants of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,11 +36,20 @@ impl AdamWSettings {
     }
 }
 
-/// The running mean of the weights (see [`super::ema`]) at one step.
+/// The running mean of the weights (see [`super::ema`]) that takes a step's weights in.
 pub struct Mean<'a> {
     pub means: &'a Flat,
+    /// The share of them that stays at most.
+    pub decay: f64,
+    /// Steps behind them.
+    pub n_steps: u64,
+}
+
+impl Mean<'_> {
     /// The share of them that stays.
-    pub kept: f64,
+    fn kept(&self) -> f64 {
+        self.decay.min((1.0 + self.n_steps as f64) / (10.0 + self.n_steps as f64))
+    }
 }
 
 /// The optimiser of one set of parameters.
@@ -55,6 +64,8 @@ pub struct AdamW {
     second: Tensor,
     /// Steps taken since the moments began; corrects their bias towards zero.
     n_steps: u64,
+    /// On a GPU that decides about steps itself, what it has counted: steps behind the moments and behind the means.
+    counts: Option<Tensor>,
 }
 
 /// Prefixes of the moments in [`AdamW::moments`].
@@ -73,7 +84,7 @@ impl AdamW {
         let n_weights = params.n_weights();
         let zeros = || Tensor::zeros(n_weights, DType::F32, device);
         let decays = Tensor::from_vec(mask, n_weights, device)?;
-        Ok(Self { settings, params, decays, first: zeros()?, second: zeros()?, n_steps: 0 })
+        Ok(Self { settings, params, decays, first: zeros()?, second: zeros()?, n_steps: 0, counts: None })
     }
 
     /// Steps taken since the moments began.
@@ -116,10 +127,41 @@ impl AdamW {
         let rate = learning_rate / correction1;
         let decay = learning_rate * weight_decay;
         let step = AdamWStep { clip: shortened, beta1, beta2, rate, correction2, epsilon, decay };
-        let means = mean.map(|mean| (mean.means.tensors(), mean.kept));
+        let means = mean.as_ref().map(|mean| (mean.means.tensors(), mean.kept()));
         let (weights, moments) = (self.params.tensors(), [&self.first, &self.second]);
         let state = InPlace { weights, means, moments, gradient, decays: &self.decays };
         Ok(step.apply_in_place(&state)?)
+    }
+
+    /// [`step`](Self::step) on a GPU, which decides itself and waits for nobody: along a loss or gradient that is not finite
+    /// nothing moves. `[2]`: the loss and the square of the gradient's norm; once read, [`count`](Self::count) the steps.
+    pub fn step_if_finite(
+        &mut self,
+        gradient: &Tensor,
+        loss: &Tensor,
+        learning_rate: f64,
+        mean: Option<Mean<'_>>,
+    ) -> Result<Tensor> {
+        let AdamWSettings { beta1, beta2, epsilon, weight_decay, clip } = self.settings;
+        let rule = Rule { beta1, beta2, epsilon, weight_decay, clip };
+        let n_behind = [self.n_steps, mean.as_ref().map_or(0, |mean| mean.n_steps)];
+        let counts = match self.counts.take() {
+            Some(counts) => counts,
+            None => Tensor::new(&n_behind.map(|n| n as f32), gradient.device())?,
+        };
+        let mean_decay = mean.as_ref().map_or(0.0, |mean| mean.decay);
+        let means = mean.as_ref().map(|mean| (mean.means.tensors(), mean.kept()));
+        let (weights, moments) = (self.params.tensors(), [&self.first, &self.second]);
+        let state = InPlace { weights, means, moments, gradient, decays: &self.decays };
+        let decision = Decision { rule, loss, counts: &counts, learning_rate, mean_decay };
+        let told = decision.apply(&state)?;
+        self.counts = Some(counts);
+        Ok(told)
+    }
+
+    /// Counts a step that a GPU has taken.
+    pub fn count(&mut self) {
+        self.n_steps += 1;
     }
 
     /// The 2-norm of all weights. Not finite where a weight is not, or is so large that it is past saving.
@@ -146,6 +188,7 @@ impl AdamW {
         self.first = self.params.gather(moments, FIRST, &device)?;
         self.second = self.params.gather(moments, SECOND, &device)?;
         self.n_steps = n_steps;
+        self.counts = None;
         Ok(())
     }
 }

@@ -27,9 +27,9 @@ use super::guard::Guard;
 use super::lineage::{Footing, Material};
 use super::lr_schedule::learning_rate;
 use super::pace::{Pace, duration_text};
-use super::step::Learner;
+use super::step::{Learner, Taken};
 use crate::config::{Config, TrainingConfig};
-use crate::dataset::{Dataset, SampleKey, Survey};
+use crate::dataset::{Batch, Dataset, Resident, SampleKey, Survey};
 use crate::error::Refusal;
 use crate::ops::random::Key;
 use crate::progress::{Progress, Tick};
@@ -37,6 +37,9 @@ use crate::window::Feed;
 
 /// Share of training samples whose server poses as unknown, so that servers never seen can be served.
 const STRANGER_SHARE: f64 = 0.05;
+
+/// Steps of a GPU whose outcome is read together: every reading waits for the device.
+const READ_TOGETHER: usize = 16;
 
 /// A run in progress.
 pub struct Session<'a> {
@@ -47,14 +50,38 @@ pub struct Session<'a> {
     material: Material<'a>,
     survey: &'a Survey,
     max_gap_steps: usize,
-    /// The part in memory, and its blocks.
-    loaded: Option<(Vec<usize>, Dataset)>,
+    /// The part in memory.
+    loaded: Option<Loaded>,
     /// What the run has behind it at the beginning of each of its epochs, and at its end.
     sizes: Vec<Size>,
     /// Samples of the epoch so far.
     n_in_epoch: u64,
     learner: Learner,
+    /// Steps whose outcome has not been looked at, with their samples. On the CPU there is never one for long.
+    unread: Vec<(Taken, usize)>,
     pace: Pace,
+}
+
+/// A part in memory.
+struct Loaded {
+    blocks: Vec<usize>,
+    dataset: Dataset,
+    /// Its values on the device, where that is a GPU with room for them.
+    resident: Option<Resident>,
+}
+
+impl Loaded {
+    fn batch(
+        &self,
+        keys: &[SampleKey],
+        is_stranger: impl Fn(usize) -> bool,
+        device: &Device,
+    ) -> Result<Batch> {
+        match &self.resident {
+            Some(resident) => resident.batch(keys, is_stranger),
+            None => self.dataset.batch_with_strangers(keys, is_stranger, device),
+        }
+    }
 }
 
 /// Why an epoch's loop was left.
@@ -105,6 +132,7 @@ impl<'a> Session<'a> {
             sizes,
             n_in_epoch: 0,
             learner,
+            unread: Vec::new(),
             pace,
         })
     }
@@ -118,7 +146,9 @@ impl<'a> Session<'a> {
         self.footing.state.run.ended = None;
         let mut ending = Ending::Complete;
         while self.footing.state.run.epochs_done < until {
-            match self.run_epoch(stop, progress)? {
+            let left = self.run_epoch(stop, progress)?;
+            self.settle()?;
+            match left {
                 Left::AtItsEnd => self.finish_epoch(progress),
                 Left::OutOfTime => {
                     ending = Ending::Deadline;
@@ -178,13 +208,14 @@ impl<'a> Session<'a> {
 
     /// Puts the servers of `part` into memory, if they are not there; those that were are let go before.
     fn load(&mut self, part: &Part) -> Result<()> {
-        if self.loaded.as_ref().is_some_and(|(blocks, _)| *blocks == part.blocks) {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.blocks == part.blocks) {
             return Ok(());
         }
         self.loaded = None;
         let grid = self.material.feed.read(&part.blocks).context("read a part of the window")?;
         let dataset = Dataset::new(grid, self.footing.preprocessing.clone(), self.max_gap_steps)?;
-        self.loaded = Some((part.blocks.clone(), dataset));
+        let resident = dataset.resident(&self.device).context("put the window onto the device")?;
+        self.loaded = Some(Loaded { blocks: part.blocks.clone(), dataset, resident });
         Ok(())
     }
 
@@ -194,31 +225,40 @@ impl<'a> Session<'a> {
         let (seed, number) = (self.footing.state.seed, self.footing.state.total_batches);
         let strangers = Key::new(seed).name("strangers").number(number);
         let is_stranger = |place: usize| strangers.uniform(place as u64) < STRANGER_SHARE;
-        let (_, dataset) = self.loaded.as_ref().context("a batch needs its servers in memory")?;
-        let batch = dataset.batch_with_strangers(keys, is_stranger, &self.device)?;
+        let loaded = self.loaded.as_ref().context("a batch needs its servers in memory")?;
+        let batch = loaded.batch(keys, is_stranger, &self.device)?;
         let look = self.learner.look(&batch, seed, number)?;
-        if Guard::is_finite(look.loss, look.norm)
-            && self.pace.is_checkpoint_due(self.settings.checkpoint_secs)
-        {
+        if self.pace.is_checkpoint_due(self.settings.checkpoint_secs) && look.read()?.is_finite() {
+            self.settle()?;
             self.checkpoint()?;
         }
         let rate = learning_rate(self.settings.learning_rate, self.position(), self.n_planned());
-        let n_batches = self.planned().n_batches;
-        let state = &mut self.footing.state;
-        let is_good = state.run.guard.admit(look.loss, look.norm, n_batches)?;
-        if is_good {
-            let mean = self.footing.ema.as_mut().map(|ema| ema.next(self.settings.ema_decay));
-            self.learner.step(&look, rate, mean)?;
-            state.total_steps += 1;
-            state.moment_steps = self.learner.optimizer.n_steps();
-            state.ema_steps = self.footing.ema.as_ref().map_or(0, Ema::n_steps);
-        }
-        state.total_batches += 1;
-        state.run.epoch.advance(keys.len(), is_good.then_some(look.loss));
-        if is_good {
-            self.learner.objective.count(&mut state.run.epoch_targets, &look.per_target);
-        }
+        let ema = self.footing.ema.as_mut().map(|ema| (ema, self.settings.ema_decay));
+        self.unread.push((self.learner.step(&look, rate, ema)?, keys.len()));
+        self.footing.state.total_batches += 1;
+        self.footing.state.run.epoch.batches_done += 1;
         self.pace.note_batch();
+        if self.device.is_cpu() || self.unread.len() >= READ_TOGETHER { self.settle() } else { Ok(()) }
+    }
+
+    /// Looks at what became of the last steps, and counts it.
+    ///
+    /// - Errors: too many steps without a finite loss.
+    fn settle(&mut self) -> Result<()> {
+        let n_batches = self.planned().n_batches;
+        let (taken, n_samples): (Vec<Taken>, Vec<usize>) =
+            std::mem::take(&mut self.unread).into_iter().unzip();
+        let told = self.learner.read(taken, self.footing.ema.as_mut())?;
+        let state = &mut self.footing.state;
+        for (told, n_samples) in told.into_iter().zip(n_samples) {
+            if state.run.guard.admit(told.loss, told.norm, n_batches)? {
+                state.total_steps += 1;
+                state.run.epoch.take_in(n_samples, told.loss);
+                self.learner.objective.count(&mut state.run.epoch_targets, &told.per_target);
+            }
+        }
+        state.moment_steps = self.learner.optimizer.n_steps();
+        state.ema_steps = self.footing.ema.as_ref().map_or(0, Ema::n_steps);
         Ok(())
     }
 

@@ -1,13 +1,16 @@
 //! One training step: a batch through the network, backward, and along the gradient.
 //!
-//! Between [`Learner::look`] and [`Learner::step`] lies the decision whether to take the step at all, which is
-//! [`super::guard`]'s, and the moment at which a checkpoint may be written.
+//! Between [`Learner::look`] and [`Learner::step`] lies the moment at which a checkpoint may be written. A step along a loss
+//! or gradient that is not finite is not taken, on the CPU by the host's decision, on a GPU by the device's: nobody waits
+//! for it, and what happened is read some steps later, all at once.
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 
+use super::ema::Ema;
+use super::guard::Guard;
 use super::objective::Objective;
-use super::optimizer::{AdamW, AdamWSettings, Mean};
+use super::optimizer::{AdamW, AdamWSettings};
 use crate::config::{ModelConfig, TrainingConfig};
 use crate::dataset::{Batch, Preprocessing};
 use crate::model::{Mode, Params, Tft, TftConfig};
@@ -19,16 +22,53 @@ pub struct Learner {
     pub optimizer: AdamW,
 }
 
-/// What a batch says of the weights as they are.
+/// What a batch says of the weights as they are. On a GPU it may still be on its way: reading it waits.
 pub struct Look {
+    /// What is minimised, `[]`.
+    loss: Tensor,
+    /// `[P]`, in the order of the optimizer's parameters.
+    gradient: Tensor,
+    /// As [`super::objective::Measured::per_target`].
+    per_target: Tensor,
+}
+
+/// A look in numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
     /// What is minimised.
     pub loss: f64,
     /// The 2-norm of the gradient.
     pub norm: f64,
-    /// As [`super::objective::Measured::per_target`].
     pub per_target: Vec<f32>,
-    /// `[P]`, in the order of the optimizer's parameters.
-    gradient: Tensor,
+}
+
+/// What a step was taken along, or was not.
+pub enum Taken {
+    /// The host has looked, and decided.
+    Known(Told),
+    /// A GPU has decided: loss, squared norm and what is told per target, still to be read.
+    OnDevice(Tensor),
+}
+
+impl Told {
+    /// Whether a step may be taken along it.
+    pub fn is_finite(&self) -> bool {
+        Guard::is_finite(self.loss, self.norm)
+    }
+
+    fn of(numbers: &[f32]) -> Self {
+        let norm = f64::from(numbers[1]).sqrt();
+        Told { loss: f64::from(numbers[0]), norm, per_target: numbers[2..].to_vec() }
+    }
+}
+
+impl Look {
+    /// The numbers, in one transfer from the device.
+    pub fn read(&self) -> Result<Told> {
+        let sum_of_squares = self.gradient.sqr()?.sum_all()?;
+        let both = Tensor::stack(&[self.loss.to_dtype(DType::F32)?, sum_of_squares], 0)?;
+        Ok(Told::of(&Tensor::cat(&[both, self.per_target.flatten_all()?], 0)?.to_vec1::<f32>()?))
+    }
 }
 
 impl Learner {
@@ -56,20 +96,54 @@ impl Learner {
         let output = self.network.forward(&batch.input, &Mode::Train { seed, step: number })?;
         let measured = self.objective.measure(&output, batch)?;
         let gradient = self.optimizer.gradient(&measured.loss.backward()?)?;
-        let (loss, norm, per_target) = read_back(&measured.loss, &gradient, &measured.per_target)?;
-        Ok(Look { loss, norm, per_target, gradient })
+        Ok(Look { loss: measured.loss.detach(), gradient, per_target: measured.per_target })
     }
 
-    /// Moves the weights along a gradient, which must be finite, and their mean, if there is one, after them.
-    pub fn step(&mut self, look: &Look, learning_rate: f64, mean: Option<Mean<'_>>) -> Result<()> {
-        self.optimizer.step(&look.gradient, look.norm, learning_rate, mean)
+    /// Moves the weights along a gradient, and their mean, if there is one, after them; nothing of it if loss or gradient are
+    /// not finite. A GPU is not waited for: see [`Learner::read`].
+    pub fn step(&mut self, look: &Look, learning_rate: f64, ema: Option<(&mut Ema, f64)>) -> Result<Taken> {
+        if look.gradient.device().is_cuda() {
+            let mean = ema.as_ref().map(|(ema, decay)| ema.mean(*decay));
+            let told = self.optimizer.step_if_finite(&look.gradient, &look.loss, learning_rate, mean)?;
+            return Ok(Taken::OnDevice(Tensor::cat(&[&told, &look.per_target.flatten_all()?], 0)?));
+        }
+        let told = look.read()?;
+        if told.is_finite() {
+            let mean = ema.as_ref().map(|(ema, decay)| ema.mean(*decay));
+            self.optimizer.step(&look.gradient, told.norm, learning_rate, mean)?;
+            if let Some((ema, _)) = ema {
+                ema.count();
+            }
+        }
+        Ok(Taken::Known(told))
     }
-}
 
-/// The loss, the 2-norm of the gradient, and the numbers `per_target`, in one transfer from the device.
-fn read_back(loss: &Tensor, gradient: &Tensor, per_target: &Tensor) -> Result<(f64, f64, Vec<f32>)> {
-    let sum_of_squares = gradient.sqr()?.sum_all()?;
-    let both = Tensor::stack(&[loss.detach().to_dtype(DType::F32)?, sum_of_squares], 0)?;
-    let all: Vec<f32> = Tensor::cat(&[both, per_target.flatten_all()?], 0)?.to_vec1()?;
-    Ok((f64::from(all[0]), f64::from(all[1]).sqrt(), all[2..].to_vec()))
+    /// What was told of steps, in their order; those of a GPU are read in one transfer, and counted.
+    pub fn read(&mut self, taken: Vec<Taken>, mut ema: Option<&mut Ema>) -> Result<Vec<Told>> {
+        let on_device = taken.iter().filter_map(|one| match one {
+            Taken::OnDevice(told) => Some(told.clone()),
+            Taken::Known(_) => None,
+        });
+        let on_device: Vec<Tensor> = on_device.collect();
+        let rows: Vec<Vec<f32>> = match on_device.is_empty() {
+            true => Vec::new(),
+            false => Tensor::stack(&on_device, 0)?.to_vec2()?,
+        };
+        let mut rows = rows.into_iter();
+        let mut all = Vec::with_capacity(taken.len());
+        for one in taken {
+            all.push(match one {
+                Taken::Known(told) => told,
+                Taken::OnDevice(_) => {
+                    let told = Told::of(&rows.next().context("as many rows as steps")?);
+                    if told.is_finite() {
+                        self.optimizer.count();
+                        ema.iter_mut().for_each(|ema| ema.count());
+                    }
+                    told
+                }
+            });
+        }
+        Ok(all)
+    }
 }

@@ -1,9 +1,9 @@
-//! A step of AdamW as one launch, in place.
+//! A step of AdamW in place: what it does is decided on the device, or beforehand on the host.
 
 use candle_core::Result;
 
-use super::machine::{Arg, Grid, Machine, Memory, ensure_countable};
-use crate::ops::adamw::AdamWStep;
+use super::machine::{Arg, Grid, Machine, Memory, PARTS, THREADS, ensure_countable};
+use crate::ops::adamw::{AdamWStep, Decision};
 
 /// Where everything lies.
 pub struct State<'a> {
@@ -15,22 +15,53 @@ pub struct State<'a> {
     pub means: &'a [Memory],
 }
 
-impl AdamWStep {
-    /// [`AdamWStep::apply_in_place`] on a GPU; means keep the share `kept` of themselves.
-    pub fn launch(self, machine: &mut dyn Machine, state: &State<'_>, kept: Option<f64>) -> Result<()> {
-        let n = state.vectors[0].len;
-        ensure_countable(n)?;
-        let table = machine.upload(&table(state))?;
-        let AdamWStep { clip, beta1, beta2, rate, correction2, epsilon, decay } = self;
-        let kept = kept.unwrap_or(1.0);
-        let (betas, news) = ([beta1, beta2], [1.0 - beta1, 1.0 - beta2]);
-        let numbers =
-            [clip, betas[0], news[0], betas[1], news[1], rate, correction2, epsilon, decay, kept, 1.0 - kept];
-        let mut args: Vec<Arg> = vec![table.into(), state.weights.len().into()];
-        args.extend(state.vectors.map(Arg::from));
-        args.push(n.into());
-        args.extend(numbers.map(|number| Arg::from(number as f32)));
-        machine.launch("adamw", Grid::items(n), &args)
+/// Numbers of a step, as `kernels/adamw.cu` has them.
+const STEP_NUMBERS: usize = 12;
+
+/// The numbers of a step that the host has decided to take; means keep the share `kept` of themselves.
+pub fn words(step: AdamWStep, kept: f64) -> [u32; STEP_NUMBERS] {
+    let AdamWStep { clip, beta1, beta2, rate, correction2, epsilon, decay } = step;
+    let (new1, new2) = (1.0 - beta1, 1.0 - beta2);
+    let numbers = [1.0, clip, beta1, new1, beta2, new2, rate, correction2, epsilon, decay, kept, 1.0 - kept];
+    numbers.map(|number| (number as f32).to_bits())
+}
+
+/// The step whose numbers lie in `step`.
+pub fn launch(machine: &mut dyn Machine, state: &State<'_>, step: Memory) -> Result<()> {
+    let n = state.vectors[0].len;
+    ensure_countable(n)?;
+    let table = machine.table(&table(state))?;
+    let mut args: Vec<Arg> = vec![table.into(), state.weights.len().into()];
+    args.extend(state.vectors.map(Arg::from));
+    args.extend([Arg::from(n), step.into()]);
+    machine.launch("adamw", Grid::items(n), &args)
+}
+
+impl Decision<'_> {
+    /// The numbers of the step along the gradient, from `loss [1]` and `counts [2]`; `told` gets loss and squared norm.
+    pub fn launch(
+        &self,
+        machine: &mut dyn Machine,
+        state: &State<'_>,
+        [loss, counts, told]: [Memory; 3],
+    ) -> Result<Memory> {
+        let (gradient, n) = (state.vectors[2], state.vectors[2].len);
+        let blocks = n.div_ceil(THREADS).clamp(1, PARTS);
+        let parts = machine.alloc(blocks)?;
+        let grid = Grid { blocks: (blocks, 1), threads: THREADS, shared: THREADS };
+        machine.launch("square_parts", grid, &[gradient.into(), n.into(), parts.into()])?;
+        let rule = self.rule;
+        let numbers = [rule.beta1, rule.beta2, rule.epsilon, rule.weight_decay, rule.clip];
+        let plan: Vec<u32> = numbers
+            .into_iter()
+            .chain([self.learning_rate, self.mean_decay])
+            .flat_map(|number| [number.to_bits() as u32, (number.to_bits() >> 32) as u32])
+            .collect();
+        let (plan, step) = (machine.upload(&plan)?, machine.alloc(STEP_NUMBERS)?);
+        let args =
+            [parts.into(), blocks.into(), loss.into(), plan.into(), counts.into(), step.into(), told.into()];
+        machine.launch("decide_step", Grid { blocks: (1, 1), threads: 1, shared: 0 }, &args)?;
+        Ok(step)
     }
 }
 

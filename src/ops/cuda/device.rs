@@ -7,10 +7,13 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtoh_async;
 use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
-use candle_core::{CudaDevice, CudaStorage, DType, DeviceLocation, Layout, Result, Storage, Tensor, bail};
+use candle_core::{
+    CudaDevice, CudaStorage, DType, Device, DeviceLocation, Layout, Result, Shape, Storage, Tensor, bail,
+};
 
 use super::machine::{Arg, Grid, Machine, Memory};
 
@@ -123,6 +126,22 @@ impl Machine for OnDevice {
         unsafe { builder.launch(config) }.map_err(failed)?;
         Ok(())
     }
+}
+
+/// A result of words as a tensor of u32.
+pub fn words(storage: CudaStorage, shape: impl Into<Shape>) -> Result<Tensor> {
+    let device = storage.device.clone();
+    let CudaStorageSlice::F32(slice) = storage.slice else { bail!("words that are no 32-bit numbers") };
+    let len = slice.len();
+    // SAFETY: the same memory, whose owner has let it go; any bits are a u32.
+    let slice = unsafe { device.cuda_stream().upgrade_device_ptr::<u32>(slice.leak(), len) };
+    Ok(super::tensor(CudaStorage::wrap_cuda_slice(slice, device), shape))
+}
+
+/// Memory that a device has left, in bytes; `None` for the CPU.
+pub fn free_bytes(device: &Device) -> Result<Option<usize>> {
+    let Device::Cuda(device) = device else { return Ok(None) };
+    Ok(Some(device.cuda_stream().context().mem_get_info().map_err(failed)?.0))
 }
 
 fn failed(error: impl std::fmt::Display) -> candle_core::Error {

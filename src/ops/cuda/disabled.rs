@@ -1,6 +1,6 @@
 //! What stands in for [`super::device`] in a program that is built without the feature `cuda`: nothing can run there.
 
-use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
+use candle_core::{CudaStorage, Device, Layout, Result, Shape, Tensor, bail};
 
 use super::machine::{Machine, Memory};
 
@@ -25,4 +25,12 @@ pub fn in_place(
     _work: impl FnOnce(&mut dyn Machine, &[Memory]) -> Result<()>,
 ) -> Result<()> {
     bail!("this program was built without the feature `cuda`")
+}
+
+pub fn words(_storage: CudaStorage, _shape: impl Into<Shape>) -> Result<Tensor> {
+    bail!("this program was built without the feature `cuda`")
+}
+
+pub fn free_bytes(_device: &Device) -> Result<Option<usize>> {
+    Ok(None)
 }

@@ -12,6 +12,7 @@ pub mod adamw;
 pub mod attention;
 pub mod collapse;
 pub mod gate;
+pub mod gather;
 pub mod grn;
 pub mod linear;
 pub mod lstm;
@@ -25,9 +26,9 @@ pub mod vsn;
 mod device;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub use device::{IS_ENABLED, forward, in_place, over};
+pub use device::{IS_ENABLED, forward, free_bytes, in_place, over, words};
 
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, Shape, Storage, Tensor};

@@ -51,11 +51,11 @@ pub struct CollapsedCategorical {
 /// are steps, the steps.
 #[derive(Clone, Debug)]
 pub enum TableRows {
-    OfCodes,
+    Codes,
     /// The code of each step.
-    OfSteps(Vec<u32>),
+    Steps(Vec<u32>),
     /// So many steps; their codes are known on the device alone.
-    OfStepsOnDevice(usize),
+    StepsOnDevice(usize),
 }
 
 /// `u = slopes x + offset + rows of categoricals + context`, the raw skip alike, then the tail.
@@ -87,9 +87,9 @@ impl Collapsed {
         let reals: Vec<CollapsedReal> = reals.collect();
         let categoricals = packed.categoricals.iter().zip(rows).map(|(categorical, rows)| {
             let n_codes = match rows {
-                TableRows::OfCodes => categorical.table.shape[0],
-                TableRows::OfSteps(codes) => codes.len(),
-                TableRows::OfStepsOnDevice(n_steps) => *n_steps,
+                TableRows::Codes => categorical.table.shape[0],
+                TableRows::Steps(codes) => codes.len(),
+                TableRows::StepsOnDevice(n_steps) => *n_steps,
             };
             CollapsedCategorical {
                 number: categorical.number,
@@ -229,14 +229,14 @@ impl Collapsed {
 
 impl CollapsedCategorical {
     pub fn is_by_step(&self) -> bool {
-        !matches!(self.rows, TableRows::OfCodes)
+        !matches!(self.rows, TableRows::Codes)
     }
 
     /// Where the row of the table lies that row `row` is made of.
     fn row(&self, source: &PackedCategorical, row: usize) -> Range<usize> {
         let code = match &self.rows {
-            TableRows::OfSteps(codes) => codes[row] as usize,
-            TableRows::OfCodes | TableRows::OfStepsOnDevice(_) => row,
+            TableRows::Steps(codes) => codes[row] as usize,
+            TableRows::Codes | TableRows::StepsOnDevice(_) => row,
         };
         let (start, width) = (source.table.range.start, source.table.shape[1]);
         start + code * width..start + (code + 1) * width

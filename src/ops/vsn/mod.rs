@@ -112,12 +112,12 @@ impl Codes {
                 "variable {number}: code {largest} is beyond the table of {n_known}"
             );
             rows.push(match (n_known > n_steps, is_host) {
-                (false, _) => TableRows::OfCodes,
-                (true, false) => TableRows::OfStepsOnDevice(n_steps),
+                (false, _) => TableRows::Codes,
+                (true, false) => TableRows::StepsOnDevice(n_steps),
                 (true, true) => {
                     let places = at.iter_mut().skip(*column).step_by(n_columns);
                     places.enumerate().for_each(|(row, code)| *code = row as u32);
-                    TableRows::OfSteps(own)
+                    TableRows::Steps(own)
                 }
             });
         }

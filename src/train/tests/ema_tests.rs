@@ -30,7 +30,10 @@ fn three_steps_by_hand() {
     // A step along no gradient leaves the weights where they were set.
     let mut optimizer = AdamW::new(params, AdamWSettings::new(0.0, 1.0), &Device::Cpu).unwrap();
     let still = Tensor::zeros(params.n_weights(), DType::F32, &Device::Cpu).unwrap();
-    let mut take_in = |ema: &mut Ema| optimizer.step(&still, 0.0, 0.1, Some(ema.next(0.2))).unwrap();
+    let mut take_in = |ema: &mut Ema| {
+        optimizer.step(&still, 0.0, 0.1, Some(ema.mean(0.2))).unwrap();
+        ema.count();
+    };
     set(10.0);
     let mut ema = Ema::begin(config, params, &Device::Cpu).unwrap();
     // The decay is 1/10, then 2/11, then 3/12, and never above its limit of 0.2.

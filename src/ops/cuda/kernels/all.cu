@@ -4,6 +4,7 @@
 #include "collapse.cu"
 #include "dropout.cu"
 #include "gate.cu"
+#include "gather.cu"
 #include "grn.cu"
 #include "layer_norm.cu"
 #include "linear.cu"

@@ -13,10 +13,10 @@ use candle_core::{Result, Tensor};
 
 use super::machine::{Machine, Memory};
 use crate::ops::check::{assert_close, values};
-use emulation::{Emulation, Order};
+pub(crate) use emulation::{Emulation, Order};
 
 /// Shared memory of the smallest device that is thought of, and so little that everything must go without.
-const SHARED: [usize; 2] = [99 * 1024, 5000];
+pub(crate) const SHARED: [usize; 2] = [99 * 1024, 5000];
 
 /// What a test does on a machine.
 struct Bench {

@@ -1,11 +1,11 @@
 //! What stands at the end of a training step: the loss and the optimizer.
 
-use candle_core::Var;
+use candle_core::{Device, Var};
 
 use super::*;
-use crate::ops::adamw::AdamWStep;
+use crate::ops::adamw::{AdamWStep, Decision, Rule};
 use crate::ops::check::noise;
-use crate::ops::cuda::adamw::State;
+use crate::ops::cuda::adamw::{State, launch, words};
 use crate::ops::cuda::quantile_loss::Inputs;
 use crate::ops::quantile_loss::{DivideBy, QuantileLossOptions, quantile_loss};
 use crate::ops::quantile_loss_fused::QuantileLoss;
@@ -100,7 +100,8 @@ fn adamw_equals_its_formula() {
         let blocks = cut(&weights).map(|values| bench.machine.write_reals(&values));
         let mean_blocks = cut(&means).map(|values| bench.machine.write_reals(&values));
         let state = State { vectors, weights: &blocks, means: &mean_blocks };
-        step.launch(&mut bench.machine, &state, Some(0.9))?;
+        let numbers = bench.machine.write(&words(step, 0.9));
+        launch(&mut bench.machine, &state, numbers)?;
         let mut join = |blocks: [Memory; 3]| blocks.map(|block| bench.get(block)).concat();
         let (new, taken_in) = (join(blocks), join(mean_blocks));
         Ok(vec![new, bench.get(vectors[0]), bench.get(vectors[1]), taken_in])
@@ -125,7 +126,77 @@ fn weights_without_means_take_the_same_step() {
             [[0.0; 2], [0.0; 2], [3.0, -5.0], [0.0; 2]].map(|values| bench.machine.write_reals(&values));
         let blocks = [bench.machine.write_reals(&[1.0]), bench.machine.write_reals(&[1.0])];
         let state = State { vectors, weights: &blocks, means: &[] };
-        step.launch(&mut bench.machine, &state, None)?;
+        let numbers = bench.machine.write(&words(step, 1.0));
+        launch(&mut bench.machine, &state, numbers)?;
         Ok(vec![blocks.map(|block| bench.get(block)).concat()])
     });
+}
+
+/// What the device decides and does, against the host's step: weights, moments, means, counts and what is told.
+#[track_caller]
+fn decided_case(loss: f32, spoilt: Option<f32>, is_taken: bool) {
+    let (n, n_steps, n_means) = (700, 41u64, 7u64);
+    let [weights, first, second, mut gradient, means] =
+        ["w", "m", "v", "g", "mean"].map(|name| values(&noise(name, &[n])));
+    let second: Vec<f32> = second.iter().map(|v| v.abs()).collect();
+    let decays: Vec<f32> = (0..n).map(|i| (i % 2) as f32).collect();
+    gradient[n - 1] = spoilt.unwrap_or(gradient[n - 1]);
+    let (learning_rate, mean_decay) = (0.02, 0.99f64);
+    let rule = Rule { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, clip: 2.0 };
+    let squares: f32 = gradient.iter().map(|g| g * g).sum();
+    let mut expected = vec![weights.clone(), first.clone(), second.clone(), means.clone()];
+    if is_taken {
+        let step = AdamWStep {
+            clip: (rule.clip / (f64::from(squares).sqrt() + 1e-6)).min(1.0),
+            beta1: rule.beta1,
+            beta2: rule.beta2,
+            rate: learning_rate / (1.0 - rule.beta1.powi(n_steps as i32 + 1)),
+            correction2: 1.0 - rule.beta2.powi(n_steps as i32 + 1),
+            epsilon: rule.epsilon,
+            decay: learning_rate * rule.weight_decay,
+        };
+        let on_host = [&weights, &first, &second, &gradient, &decays]
+            .map(|v| Tensor::new(v.as_slice(), &Device::Cpu).unwrap());
+        let kept = mean_decay.min((1.0 + n_means as f64) / (10.0 + n_means as f64)) as f32;
+        let after = step.apply_plain(on_host.each_ref()).unwrap().map(|tensor| values(&tensor));
+        let taken_in = means.iter().zip(&after[0]).map(|(mean, weight)| mean * kept + weight * (1.0 - kept));
+        expected[3] = taken_in.collect();
+        expected[..3].clone_from_slice(&after);
+    }
+    let counted = if is_taken { 1.0 } else { 0.0 };
+    expected.push(vec![n_steps as f32 + counted, n_means as f32 + counted]);
+    let nothing = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let decision = Decision { rule, loss: &nothing, counts: &nothing, learning_rate, mean_decay };
+    assert_twins(&expected, 2e-6, |bench| {
+        let vectors = [&first, &second, &gradient, &decays].map(|values| bench.machine.write_reals(values));
+        let [blocks, mean_blocks] = [&weights, &means]
+            .map(|all| [0..300, 300..n].map(|range| bench.machine.write_reals(&all[range])));
+        let state = State { vectors, weights: &blocks, means: &mean_blocks };
+        let (loss_at, told) = (bench.machine.write_reals(&[loss]), bench.machine.write_reals(&[0.0; 2]));
+        let counts = bench.machine.write_reals(&[n_steps as f32, n_means as f32]);
+        let numbers = decision.launch(&mut bench.machine, &state, [loss_at, counts, told])?;
+        launch(&mut bench.machine, &state, numbers)?;
+        let told = bench.get(told);
+        assert_eq!(told[0].to_bits(), loss.to_bits());
+        assert_eq!(told[1].is_finite(), squares.is_finite());
+        assert!(!squares.is_finite() || (told[1] / squares - 1.0).abs() < 1e-5, "{} of {squares}", told[1]);
+        let mut join = |blocks: [Memory; 2]| blocks.map(|block| bench.get(block)).concat();
+        let (weights, means) = (join(blocks), join(mean_blocks));
+        let moments = [bench.get(vectors[0]), bench.get(vectors[1])];
+        Ok([vec![weights], moments.to_vec(), vec![means, bench.get(counts)]].concat())
+    });
+}
+
+#[test]
+fn a_step_that_is_decided_on_the_device_is_the_hosts() {
+    decided_case(0.3, None, true);
+}
+
+#[test]
+fn nothing_moves_along_what_is_not_finite() {
+    decided_case(f32::NAN, None, false);
+    decided_case(f32::INFINITY, None, false);
+    for spoilt in [f32::NAN, f32::NEG_INFINITY, 3e38] {
+        decided_case(0.3, Some(spoilt), false);
+    }
 }

@@ -40,8 +40,8 @@ fn case(
     let n_rows = n_samples * n_steps;
     let is_by_step = |one: &PackedCategorical| one.table.shape[0] > n_rows;
     let rows = packed.categoricals.iter().map(|one| match is_by_step(one) {
-        true => TableRows::OfStepsOnDevice(n_rows),
-        false => TableRows::OfCodes,
+        true => TableRows::StepsOnDevice(n_rows),
+        false => TableRows::Codes,
     });
     let collapsed = Collapsed::of(&packed, &rows.collect::<Vec<_>>());
     let masks = masks(&packed, &Dropout::new(rate, 3, 4));
@@ -101,7 +101,7 @@ fn a_gpu_selects_as_the_cpu_does() {
 fn an_unknown_code_breaks_its_step_alone() {
     let built = Case::new(1, &[3, 4], 5).unwrap();
     let packed = &built.weights.packed;
-    let collapsed = Collapsed::of(packed, &[TableRows::OfCodes]);
+    let collapsed = Collapsed::of(packed, &[TableRows::Codes]);
     let sizes = Sizes { n_groups: 1, n_rows: 40, n_reals: 3, n_codes: 1, hidden: 5 };
     let machine = Emulation::start(Order::Up, SHARED[0]);
     let Some(mut bench) = machine.map(|machine| Bench { machine }) else { return };
