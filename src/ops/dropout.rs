@@ -17,7 +17,7 @@ use super::simd::{MaskTile, PER_HASH, ROWS, Simd};
 
 /// The dropout of one forward pass: a rate, a stream, and the number of the next site.
 pub struct Dropout {
-    active: Option<(Mask, Key)>,
+    active: Option<Mask>,
     next_site: Cell<u64>,
 }
 
@@ -29,17 +29,26 @@ impl Dropout {
 
     /// Zeroes each value with probability `rate` (in `[0, 1)`, to a 65536th) and scales the rest up accordingly.
     pub fn new(rate: f64, seed: u64, step: u64) -> Self {
-        let key = Key::new(seed).number(step);
-        let mask = Mask::new(rate, key);
-        let active = (mask.keep_below < u32::from(u16::MAX) + 1).then_some((mask, key));
-        Dropout { active, next_site: Cell::new(0) }
+        Self::with(rate, Stream::Known(key_of_step(seed, step)))
+    }
+
+    /// The same on a GPU that reads [`key_of_step`] where `key_at` says, so that launches are alike from step to step. It must
+    /// lie there, as two words, for as long as the pass and its backward run.
+    pub fn on_device(rate: f64, key_at: u64) -> Self {
+        Self::with(rate, Stream::OnDevice { key_at, site: 0 })
+    }
+
+    fn with(rate: f64, stream: Stream) -> Self {
+        let mask = Mask::new(rate, stream);
+        let drops = mask.keep_below < u32::from(u16::MAX) + 1;
+        Dropout { active: drops.then_some(mask), next_site: Cell::new(0) }
     }
 
     /// The mask of the next site; `None` where nothing is dropped.
     pub fn site(&self) -> Option<Mask> {
-        let (mask, key) = self.active?;
+        let mask = self.active?;
         let site = self.next_site.replace(self.next_site.get() + 1);
-        Some(mask.with_key(key.number(site)))
+        Some(Mask { stream: mask.stream.of_site(site), ..mask })
     }
 
     /// `x` with the mask of the next site applied.
@@ -53,29 +62,73 @@ impl Dropout {
     }
 }
 
+/// The stream of all sites of a step.
+pub fn key_of_step(seed: u64, step: u64) -> Key {
+    Key::new(seed).number(step)
+}
+
+/// Where random numbers come from.
+#[derive(Clone, Copy, Debug)]
+enum Stream {
+    Known(Key),
+    /// The stream of a site, of one that is known on a GPU alone.
+    OnDevice {
+        key_at: u64,
+        site: u64,
+    },
+}
+
+impl Stream {
+    fn of_site(self, site: u64) -> Self {
+        match self {
+            Stream::Known(key) => Stream::Known(key.number(site)),
+            Stream::OnDevice { key_at, .. } => Stream::OnDevice { key_at, site },
+        }
+    }
+}
+
+/// What kernels are told of a mask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MaskParts {
+    /// Where the step's key lies, 0 if `key` is all there is to know.
+    pub key_at: u64,
+    /// The stream, or the number of the site.
+    pub key: u64,
+    /// Of 65536.
+    pub keep_below: u32,
+    pub scale: f32,
+}
+
 /// One mask: an entry is kept if the sixteen bits that belong to it lie below the threshold.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask {
-    key: Key,
+    stream: Stream,
     keep_below: u32,
     scale: f32,
 }
 
 impl Mask {
-    fn new(rate: f64, key: Key) -> Self {
+    fn new(rate: f64, stream: Stream) -> Self {
         let steps = f64::from(u16::MAX) + 1.0;
         let keep_below = ((1.0 - rate) * steps).round().clamp(1.0, steps);
         // The scale belongs to the probability that the threshold really has: unbiased for every rate.
-        Mask { key, keep_below: keep_below as u32, scale: (steps / keep_below) as f32 }
+        Mask { stream, keep_below: keep_below as u32, scale: (steps / keep_below) as f32 }
     }
 
-    /// What a mask is made of: its stream, the threshold (of 65536), and what is kept is multiplied by.
-    pub(super) fn parts(self) -> (u64, u32, f32) {
-        (self.key.number_of_stream(), self.keep_below, self.scale)
+    /// What a mask is made of.
+    pub(super) fn parts(self) -> MaskParts {
+        let (key_at, key) = match self.stream {
+            Stream::Known(key) => (0, key.number_of_stream()),
+            Stream::OnDevice { key_at, site } => (key_at, site),
+        };
+        MaskParts { key_at, key, keep_below: self.keep_below, scale: self.scale }
     }
 
-    fn with_key(self, key: Key) -> Self {
-        Mask { key, ..self }
+    fn key(self) -> Key {
+        match self.stream {
+            Stream::Known(key) => key,
+            Stream::OnDevice { .. } => unreachable!("the masks of a step on a GPU are used there alone"),
+        }
     }
 
     /// `x` with this mask applied; rows are counted in memory order.
@@ -98,7 +151,7 @@ impl Mask {
 
     fn tile(self, first_row: usize) -> MaskTile {
         MaskTile {
-            key: self.key,
+            key: self.key(),
             first_row: first_row as u64,
             keep_below: self.keep_below,
             scale: self.scale,
@@ -106,10 +159,10 @@ impl Mask {
     }
 
     fn multiply(self, values: &mut [f32], width: usize) {
-        let n_hashes = width.div_ceil(PER_HASH) as u64;
+        let (n_hashes, key) = (width.div_ceil(PER_HASH) as u64, self.key());
         for (row, values) in values.chunks_mut(width.max(1)).enumerate() {
             for (group, some) in values.chunks_mut(PER_HASH).enumerate() {
-                let bits = self.key.bits(row as u64 * n_hashes + group as u64);
+                let bits = key.bits(row as u64 * n_hashes + group as u64);
                 for (i, value) in some.iter_mut().enumerate() {
                     let own = (bits >> (16 * i)) as u32 & u32::from(u16::MAX);
                     *value *= if own < self.keep_below { self.scale } else { 0.0 };
@@ -181,7 +234,7 @@ mod tests {
     #[test]
     fn the_fused_form_equals_the_mask_in_value_and_gradient() {
         let x = Var::from_vec((0..35).map(|v| v as f32).collect(), (5, 7), &Device::Cpu).unwrap();
-        let mask = Mask::new(0.3, Key::new(9));
+        let mask = Mask::new(0.3, Stream::Known(Key::new(9)));
         let weight = x.cos().unwrap().detach();
         let run = |y: Tensor| {
             let grads = (&y * &weight).unwrap().sum_all().unwrap().backward().unwrap();
@@ -201,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_tile_of_the_mask_is_a_part_of_it() {
-        let mask = Mask::new(0.4, Key::new(3));
+        let mask = Mask::new(0.4, Stream::Known(Key::new(3)));
         for width in [1, 4, 7, 16, 22] {
             let n_rows = 80;
             let mut whole = vec![1.0; n_rows * width];

@@ -49,9 +49,9 @@ impl Attention {
         let mut args = self.args(inputs, lengths);
         args.push(kept.into());
         self.launch(machine, "forward", self.query_blocks(), 2, &args)?;
-        let [key, keep_below, scale] = mask_args(self.dropped);
+        let [key_at, key, keep_below, scale] = mask_args(self.dropped);
         let sizes = [n, self.n_heads, self.horizon, self.width].map(Arg::from);
-        let args = [&[kept.into()], &sizes[..], &[key, keep_below, scale, y.into()]].concat();
+        let args = [&[kept.into()], &sizes[..], &[key_at, key, keep_below, scale, y.into()]].concat();
         machine.launch("attention_mean", Grid::items(n), &args)?;
         Ok([y, kept])
     }
@@ -67,9 +67,10 @@ impl Attention {
     ) -> Result<[Memory; 3]> {
         let n_rows = self.batch * self.n_heads * self.horizon;
         let slopes = machine.alloc(n_rows * (1 + self.width))?;
-        let [key, keep_below, scale] = mask_args(self.dropped);
+        let [key_at, key, keep_below, scale] = mask_args(self.dropped);
         let sizes = [n_rows, self.n_heads, self.horizon, self.width].map(Arg::from);
-        let args = [&[kept.into(), dy.into()], &sizes[..], &[key, keep_below, scale, slopes.into()]].concat();
+        let args = [&[kept.into(), dy.into()], &sizes[..], &[key_at, key, keep_below, scale, slopes.into()]]
+            .concat();
         machine.launch("attention_slopes", Grid::items(n_rows), &args)?;
         let [d_queries, d_keys, d_values] = {
             let mut like = |input: Memory| machine.alloc(input.len);

@@ -8,7 +8,6 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::CudaStorageSlice;
-use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtoh_async;
 use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
 use candle_core::{
@@ -85,15 +84,6 @@ impl Machine for OnDevice {
         let Some(slice) = tables.get(&key) else { bail!("a table that was just made") };
         let address = slice.device_ptr(&self.device.cuda_stream()).0;
         Ok(Memory { address, len: words.len() })
-    }
-
-    fn download(&mut self, memory: Memory) -> Result<Vec<f32>> {
-        let stream = self.device.cuda_stream();
-        let mut values = vec![0f32; memory.len];
-        // SAFETY: so many numbers lie there, and they are awaited before anybody reads them.
-        unsafe { memcpy_dtoh_async(&mut values, memory.address, stream.cu_stream()) }.map_err(failed)?;
-        stream.synchronize().map_err(failed)?;
-        Ok(values)
     }
 
     fn shared_bytes(&self) -> usize {

@@ -35,7 +35,7 @@ impl Gate {
     ) -> Result<Memory> {
         let tiled = Tiled::forward(machine, self.n_rows, self.workspace())?;
         let y = machine.alloc(self.n_rows * self.n_out)?;
-        let [key, keep_below, scale] = mask_args(self.mask);
+        let [key_at, key, keep_below, scale] = mask_args(self.mask);
         let args = [
             x.into(),
             skip.into(),
@@ -43,6 +43,7 @@ impl Gate {
             self.n_rows.into(),
             self.n_in.into(),
             self.n_out.into(),
+            key_at,
             key,
             keep_below,
             scale,
@@ -63,7 +64,7 @@ impl Gate {
         let n_values = 2 * n_out * n_in + 4 * n_out;
         let tiled = Tiled::backward(machine, n_rows, 1, self.workspace(), n_values)?;
         let (d_x, d_skip) = (machine.alloc(n_rows * n_in)?, machine.alloc(n_rows * n_out)?);
-        let [key, keep_below, scale] = mask_args(mask);
+        let [key_at, key, keep_below, scale] = mask_args(mask);
         let [grads_at, parts] = tiled.grads();
         let args = [
             x.into(),
@@ -73,6 +74,7 @@ impl Gate {
             n_rows.into(),
             n_in.into(),
             n_out.into(),
+            key_at,
             key,
             keep_below,
             scale,

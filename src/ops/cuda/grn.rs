@@ -48,7 +48,7 @@ impl Grn {
         let Grn { n_rows, n_in, hidden, n_out, mask, .. } = self;
         let tiled = Tiled::forward(machine, n_rows, n_in * STRIDE + forward_len(hidden, n_out))?;
         let y = machine.alloc(n_rows * n_out)?;
-        let [key, keep_below, scale] = mask_args(mask);
+        let [key_at, key, keep_below, scale] = mask_args(mask);
         let args = [
             x.into(),
             context.into(),
@@ -58,6 +58,7 @@ impl Grn {
             n_in.into(),
             hidden.into(),
             n_out.into(),
+            key_at,
             key,
             keep_below,
             scale,
@@ -81,7 +82,7 @@ impl Grn {
         let tiled = Tiled::backward(machine, n_rows, 1, workspace, self.n_values())?;
         let d_x = machine.alloc(n_rows * n_in)?;
         let d_first = context.map(|_| machine.alloc(n_rows * hidden)).transpose()?;
-        let [key, keep_below, scale] = mask_args(mask);
+        let [key_at, key, keep_below, scale] = mask_args(mask);
         let [grads_at, parts] = tiled.grads();
         let args = [
             x.into(),
@@ -93,6 +94,7 @@ impl Grn {
             n_in.into(),
             hidden.into(),
             n_out.into(),
+            key_at,
             key,
             keep_below,
             scale,

@@ -6,7 +6,7 @@
 
 use candle_core::{Result, bail};
 
-use crate::ops::dropout::Mask;
+use crate::ops::dropout::{Mask, MaskParts};
 
 /// Rows of a tile, threads of the blocks that work on tiles: as in `kernels/tile.cuh`.
 pub const ROWS: usize = 32;
@@ -41,9 +41,6 @@ pub trait Machine {
 
     /// Words that never change: asked for again they are not sent again, and they stay where they are.
     fn table(&mut self, words: &[u32]) -> Result<Memory>;
-
-    /// Waits for what was launched.
-    fn download(&mut self, memory: Memory) -> Result<Vec<f32>>;
 
     /// Shared memory that a block may have.
     fn shared_bytes(&self) -> usize;
@@ -108,10 +105,11 @@ impl From<f32> for Arg {
     }
 }
 
-/// The three arguments of a mask: key, threshold, scale. None drops nothing.
-pub fn mask_args(mask: Option<Mask>) -> [Arg; 3] {
-    let (key, keep_below, scale) = mask.map_or((0, 1 << 16, 1.0), Mask::parts);
-    [Arg::Word(key), Arg::Int(keep_below as i32), Arg::Real(scale)]
+/// The four arguments of a mask: where its step's key is, its own, threshold, scale. None drops nothing.
+pub fn mask_args(mask: Option<Mask>) -> [Arg; 4] {
+    let none = MaskParts { key_at: 0, key: 0, keep_below: 1 << 16, scale: 1.0 };
+    let MaskParts { key_at, key, keep_below, scale } = mask.map_or(none, Mask::parts);
+    [Arg::Address(key_at), Arg::Word(key), Arg::Int(keep_below as i32), Arg::Real(scale)]
 }
 
 /// Kernels count rows and numbers of a part in 32 bits.

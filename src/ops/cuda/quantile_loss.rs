@@ -27,7 +27,7 @@ impl QuantileLoss {
         let lengths = self.lengths.as_deref().map(|lengths| machine.upload(lengths)).transpose()?;
         let memory = [inputs.forecast.into(), inputs.target.into(), inputs.weights.into(), lengths.into()];
         let sizes = [self.n(), self.horizon, self.quantiles.len()].map(Arg::from);
-        Ok([&memory[..], &[machine.upload(&quantiles)?.into()], &sizes].concat())
+        Ok([&memory[..], &[machine.table(&quantiles)?.into()], &sizes].concat())
     }
 
     /// The loss, and what a backward multiplies slopes by: a number each.

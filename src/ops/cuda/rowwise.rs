@@ -57,8 +57,8 @@ impl LayerNorm {
 pub fn dropout(machine: &mut dyn Machine, x: Memory, width: usize, mask: Mask) -> Result<Memory> {
     ensure_countable(x.len)?;
     let y = machine.alloc(x.len)?;
-    let [key, keep_below, scale] = mask_args(Some(mask));
-    let args = [x.into(), x.len.into(), width.into(), key, keep_below, scale, y.into()];
+    let [key_at, key, keep_below, scale] = mask_args(Some(mask));
+    let args = [x.into(), x.len.into(), width.into(), key_at, key, keep_below, scale, y.into()];
     machine.launch("dropout", Grid::items(x.len), &args)?;
     Ok(y)
 }

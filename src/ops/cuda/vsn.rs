@@ -43,7 +43,7 @@ impl Vsn<'_> {
         let workspace = (self.collapsed.reals.len() + n + out) * STRIDE + networks;
         let tiled = Tiled::forward(machine, n_rows, workspace)?;
         let (selected, shares) = (machine.alloc(n_rows * out)?, machine.alloc(n_rows * n)?);
-        let table = machine.upload(&self.table())?;
+        let table = self.put_table(machine)?;
         let mut args = self.args(inputs, table, &tiled);
         args.extend([Arg::from(self.widest()), selected.into(), shares.into()]);
         machine.launch("vsn_forward", tiled.grid, &args)?;
@@ -61,7 +61,7 @@ impl Vsn<'_> {
         let (n_rows, n, joint_hidden) = (self.n_rows(), self.n(), self.joint_hidden());
         let d_values = machine.alloc(self.collapsed.len)?;
         let d_shares = machine.alloc(n_rows * n)?;
-        let table = machine.upload(&self.table())?;
+        let table = self.put_table(machine)?;
         let from = [shares, d_selected];
         self.reals_backward(machine, inputs, table, from, d_shares, d_values)?;
         self.categoricals_backward(machine, inputs, table, from, d_shares, d_values)?;
@@ -171,10 +171,16 @@ impl Vsn<'_> {
         categoricals.map(|one| (one.first.start, one.first.len() + one.skip.len()))
     }
 
+    /// Streams change from step to step, unless they are known on the device alone.
+    fn put_table(self, machine: &mut dyn Machine) -> Result<Memory> {
+        let is_fixed = self.masks.is_none_or(|masks| masks.iter().all(|mask| mask.parts().key_at != 0));
+        if is_fixed { machine.table(&self.table()) } else { machine.upload(&self.table()) }
+    }
+
     fn table(self) -> Vec<u32> {
         let mut words = Vec::with_capacity(REAL_WORDS * self.collapsed.reals.len());
         for (r, real) in self.collapsed.reals.iter().enumerate() {
-            let (key, _, _) = self.masks.map_or((0, 0, 0.0), |masks| masks[r].parts());
+            let key = self.masks.map_or(0, |masks| masks[r].parts().key);
             let sizes = [real.slope.start, real.number, real.column, real.tail.hidden];
             words.extend(sizes.map(|size| size as u32));
             words.extend([u32::from(real.tail.skip_norm.is_some()), key as u32, (key >> 32) as u32]);

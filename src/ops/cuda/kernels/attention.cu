@@ -199,11 +199,11 @@ __device__ __forceinline__ void be_seen(
 
 // The mean over the heads of what they saw, with dropout: kept [B, A, H, 2 + d] -> y [B, H, d].
 extern "C" __global__ void __launch_bounds__(THREADS) attention_mean(
-    const float* kept, int n, int n_heads, int horizon, int width, uint64_t key, unsigned keep_below, float scale,
+    const float* kept, int n, int n_heads, int horizon, int width, const uint64_t* key_at, uint64_t key, unsigned keep_below, float scale,
     float* y) {
     int at = blockIdx.x * THREADS + threadIdx.x;
     if (at >= n) return;
-    Mask mask = {key, keep_below, scale};
+    Mask mask = mask_of(key_at, key, keep_below, scale);
     int i = at % width, query = at / width % horizon, sample = at / width / horizon;
     float sum = 0.0f;
     for (int head = 0; head < n_heads; head++) {
@@ -217,11 +217,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_mean(
 // The gradient of what each head saw, over the sum of its weights, and in front of it its product with what was seen,
 // the mean of the weights' gradients: [B, A, H, 1 + d].
 extern "C" __global__ void __launch_bounds__(THREADS) attention_slopes(
-    const float* kept, const float* dy, int n_rows, int n_heads, int horizon, int width, uint64_t key,
+    const float* kept, const float* dy, int n_rows, int n_heads, int horizon, int width, const uint64_t* key_at, uint64_t key,
     unsigned keep_below, float scale, float* slopes) {
     int row = blockIdx.x * THREADS + threadIdx.x;
     if (row >= n_rows) return;
-    Mask mask = {key, keep_below, scale};
+    Mask mask = mask_of(key_at, key, keep_below, scale);
     int query = row % horizon, sample = row / horizon / n_heads;
     const float* own = kept + (size_t)row * (2 + width);
     const float* behind = dy + ((size_t)sample * horizon + query) * width;

@@ -2,8 +2,8 @@
 #include "tile.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    dropout(const float* x, int n, int width, uint64_t key, unsigned keep_below, float scale, float* y) {
+    dropout(const float* x, int n, int width, const uint64_t* key_at, uint64_t key, unsigned keep_below, float scale, float* y) {
     int i = blockIdx.x * THREADS + threadIdx.x;
-    Mask mask = {key, keep_below, scale};
+    Mask mask = mask_of(key_at, key, keep_below, scale);
     if (i < n) y[i] = x[i] * mask.factor(i / width, width, i % width);
 }

@@ -32,9 +32,9 @@ struct GateTile {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) gate_forward(
-    const float* x, const float* skip, const float* values, int n_rows, int n_in, int n_out, uint64_t key,
+    const float* x, const float* skip, const float* values, int n_rows, int n_in, int n_out, const uint64_t* key_at, uint64_t key,
     unsigned keep_below, float scale, float* spill, float* y) {
-    Mask mask = {key, keep_below, scale};
+    Mask mask = mask_of(key_at, key, keep_below, scale);
     GateTile tile(workspace(shared_memory, spill, GateTile::len(n_in, n_out)), n_in, n_out);
     for (int first = ROWS * blockIdx.x; first < n_rows; first += ROWS * gridDim.x) {
         int n = min(ROWS, n_rows - first);
@@ -45,9 +45,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) gate_forward(
 
 extern "C" __global__ void __launch_bounds__(THREADS) gate_backward(
     const float* x, const float* skip, const float* values, const float* dy, int n_rows, int n_in, int n_out,
-    uint64_t key, unsigned keep_below, float scale, float* spill, int grads_at, float* parts, float* d_x,
+    const uint64_t* key_at, uint64_t key, unsigned keep_below, float scale, float* spill, int grads_at, float* parts, float* d_x,
     float* d_skip) {
-    Mask mask = {key, keep_below, scale};
+    Mask mask = mask_of(key_at, key, keep_below, scale);
     GateTile tile(workspace(shared_memory, spill, GateTile::len(n_in, n_out)), n_in, n_out);
     int bias = 2 * n_out * n_in, norm = bias + 2 * n_out;
     Gradients grads(shared_memory, grads_at, parts, norm + 2 * n_out);

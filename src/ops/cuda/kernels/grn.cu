@@ -37,9 +37,9 @@ struct Grn {
 
 extern "C" __global__ void __launch_bounds__(THREADS) grn_forward(
     const float* x, const float* context, const float* values, int n_rows, int per_sample, int n_in, int hidden,
-    int n_out, uint64_t key, unsigned keep_below, float scale, float* spill, float* y) {
+    int n_out, const uint64_t* key_at, uint64_t key, unsigned keep_below, float scale, float* spill, float* y) {
     Grn grn(n_in, hidden, n_out);
-    Mask mask = {key, keep_below, scale};
+    Mask mask = mask_of(key_at, key, keep_below, scale);
     float* x_tile = workspace(shared_memory, spill, n_in * STRIDE + GrnTile::forward_len(hidden, n_out));
     GrnTile tile(x_tile + n_in * STRIDE, hidden, n_out);
     for (int first = ROWS * blockIdx.x; first < n_rows; first += ROWS * gridDim.x) {
@@ -54,10 +54,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) grn_forward(
 // From dy to d_x, to the gradients of u (d_first, null without a context) and to parts of those of the parameters.
 extern "C" __global__ void __launch_bounds__(THREADS) grn_backward(
     const float* x, const float* context, const float* values, const float* dy, int n_rows, int per_sample, int n_in,
-    int hidden, int n_out, uint64_t key, unsigned keep_below, float scale, float* spill, int grads_at,
+    int hidden, int n_out, const uint64_t* key_at, uint64_t key, unsigned keep_below, float scale, float* spill, int grads_at,
     float* parts, int n_values, float* d_x, float* d_first) {
     Grn grn(n_in, hidden, n_out);
-    Mask mask = {key, keep_below, scale};
+    Mask mask = mask_of(key_at, key, keep_below, scale);
     float* x_tile = workspace(shared_memory, spill, 2 * n_in * STRIDE + GrnTile::backward_len(hidden, n_out));
     float* d_x_tile = x_tile + n_in * STRIDE;
     GrnTile tile(d_x_tile + n_in * STRIDE, hidden, n_out);

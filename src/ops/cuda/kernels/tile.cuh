@@ -51,6 +51,12 @@ struct Mask {
     }
 };
 
+// The mask of a stream; or, if the step's key lies at key_at, of the site number `key` of that step. So launches need not
+// know the step.
+__device__ __forceinline__ Mask mask_of(const uint64_t* key_at, uint64_t key, unsigned keep_below, float scale) {
+    return {key_at ? mix(*key_at ^ mix(key + 0x9E3779B97F4A7C15ull)) : key, keep_below, scale};
+}
+
 // Multiplies a tile of `width` features by the mask's factors; its first row is `first_row` of all.
 COLLECTIVE void drop(const Mask& mask, uint64_t first_row, int width, float* tile) {
     if (mask.drops()) {

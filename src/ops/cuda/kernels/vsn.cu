@@ -30,6 +30,7 @@ struct Vsn {
     const unsigned* table;
     int n_rows, per_group, n_columns, n_code_columns, n_reals, n_categoricals;
     int out, joint_hidden, joint_start, joint_has_skip_norm;
+    const uint64_t* key_at;
     uint64_t joint_key;
     unsigned keep_below;
     float scale;
@@ -37,7 +38,7 @@ struct Vsn {
     __device__ int n() const { return n_reals + n_categoricals; }
     __device__ const Real& real(int r) const { return ((const Real*)table)[r]; }
     __device__ const Categorical& categorical(int c) const { return ((const Categorical*)(&real(n_reals)))[c]; }
-    __device__ Mask mask(uint64_t key) const { return {key, keep_below, scale}; }
+    __device__ Mask mask(uint64_t key) const { return mask_of(key_at, key, keep_below, scale); }
 
     // The joint network's values from joint_start on.
     __device__ const float* joint() const { return values + joint_start; }
@@ -146,11 +147,11 @@ COLLECTIVE void scatter(
 #define VSN_PARAMETERS                                                                                              \
     const float *reals, const unsigned *codes, const float *context, const float *values, const unsigned *table,   \
         int n_rows, int per_group, int n_columns, int n_code_columns, int n_reals, int n_categoricals, int out,    \
-        int joint_hidden, int joint_start, int joint_has_skip_norm, uint64_t joint_key, unsigned keep_below,       \
-        float scale, float *spill
+        int joint_hidden, int joint_start, int joint_has_skip_norm, const uint64_t *key_at, uint64_t joint_key,     \
+        unsigned keep_below, float scale, float *spill
 #define VSN                                                                                                         \
     { reals, codes, context, values, table, n_rows, per_group, n_columns, n_code_columns, n_reals, n_categoricals, \
-      out, joint_hidden, joint_start, joint_has_skip_norm, joint_key, keep_below, scale }
+      out, joint_hidden, joint_start, joint_has_skip_norm, key_at, joint_key, keep_below, scale }
 
 // The selection [rows, out] and the weights [rows, n]. `widest`: the most hidden features of a variable's network.
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -6,7 +6,7 @@ use crate::ops::check::{grn_noise, noise, value_and_gradients, vars};
 use crate::ops::cuda::gate::Gate;
 use crate::ops::cuda::grn::Grn;
 use crate::ops::cuda::rowwise::{LayerNorm, dropout};
-use crate::ops::dropout::Mask;
+use crate::ops::dropout::{Mask, key_of_step};
 use crate::ops::gate::{GateSizes, GateWeights};
 use crate::ops::gate_fused::gate_add_norm_fused;
 use crate::ops::grn::{GrnSizes, GrnWeights};
@@ -56,6 +56,24 @@ fn grns_equal_their_twin() {
     grn_case(&[5, 7], [20, 20, 20], true);
     grn_case(&[2, 33], [33, 16, 33], true);
     grn_case(&[1, 40], [16, 33, 1], true);
+}
+
+/// A mask whose key lies on the machine is the one that the host knows, to the bit.
+#[test]
+fn a_key_that_lies_on_the_device_makes_the_same_mask() {
+    let (width, n_rows) = (7, 40);
+    let on_host = Dropout::new(0.3, 4, 2);
+    let _ = on_host.site();
+    let (mask, x) = (on_host.site().unwrap(), noise("x", &[n_rows, width]));
+    assert_twins(&[values(&mask.apply(&x).unwrap())], 0.0, |bench| {
+        let key = key_of_step(4, 2).number_of_stream();
+        let key_at = bench.machine.write(&[key as u32, (key >> 32) as u32]).address;
+        let on_device = Dropout::on_device(0.3, key_at);
+        let _ = on_device.site();
+        let x = bench.put(&x);
+        let y = dropout(&mut bench.machine, x, width, on_device.site().unwrap())?;
+        Ok(vec![bench.get(y)])
+    });
 }
 
 #[track_caller]

@@ -53,6 +53,12 @@ impl Emulation {
         self.write(&values.iter().map(|value| value.to_bits()).collect::<Vec<_>>())
     }
 
+    pub fn download(&mut self, memory: Memory) -> Vec<f32> {
+        self.request(b'r', &[memory.address, memory.len as u64]);
+        let bytes = self.reply(4 * memory.len);
+        bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
+    }
+
     fn request(&mut self, kind: u8, numbers: &[u64]) {
         let mut bytes = vec![kind];
         bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
@@ -84,12 +90,6 @@ impl Machine for Emulation {
 
     fn table(&mut self, words: &[u32]) -> Result<Memory> {
         Ok(self.write(words))
-    }
-
-    fn download(&mut self, memory: Memory) -> Result<Vec<f32>> {
-        self.request(b'r', &[memory.address, memory.len as u64]);
-        let bytes = self.reply(4 * memory.len);
-        Ok(bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect())
     }
 
     fn shared_bytes(&self) -> usize {

@@ -6,11 +6,12 @@ use crate::ops::Dropout;
 use crate::ops::check::noise;
 use crate::ops::cuda::collapse::{self, Collapse};
 use crate::ops::cuda::vsn::{Inputs, Vsn};
+use crate::ops::dropout::key_of_step;
 use crate::ops::vsn::collapse::{Collapsed, TableRows};
 use crate::ops::vsn::tests::Case;
 use crate::ops::vsn::tile::Sizes;
 use crate::ops::vsn::weights::PackedCategorical;
-use crate::ops::vsn::{VsnInput, masks, vsn_fused};
+use crate::ops::vsn::{VsnInput, masks as masks_of, vsn_fused};
 
 #[track_caller]
 fn case(
@@ -44,7 +45,7 @@ fn case(
         false => TableRows::Codes,
     });
     let collapsed = Collapsed::of(&packed, &rows.collect::<Vec<_>>());
-    let masks = masks(&packed, &Dropout::new(rate, 3, 4));
+    let masks = masks_of(&packed, &Dropout::new(rate, 3, 4));
     let sizes = Sizes { n_groups: n_samples, n_rows: n_steps, n_reals, n_codes: n_categoricals, hidden };
     let vsn = Vsn { sizes, collapsed: &collapsed, masks: masks.as_deref() };
     let [own, common] = built.vars.each_ref().map(|var| values(var));
@@ -56,7 +57,14 @@ fn case(
         let values = collapse.values(&mut bench.machine, parameters)?;
         let inputs = Inputs { reals: bench.put(&reals), codes, context: bench.put(&context), values };
         let d_selected = bench.put(&direction);
+        // Keys of masks may lie on the machine just as well.
+        let key = key_of_step(3, 4).number_of_stream();
+        let key_at = bench.machine.write(&[key as u32, (key >> 32) as u32]).address;
+        let planned = masks_of(&packed, &Dropout::on_device(rate, key_at));
+        let planned = Vsn { masks: planned.as_deref(), ..vsn };
+        let [again, _] = planned.forward(&mut bench.machine, inputs)?;
         let [selected, shares] = vsn.forward(&mut bench.machine, inputs)?;
+        assert_eq!(bench.get(again), bench.get(selected));
         let [d_context, d_values] = vsn.backward(&mut bench.machine, inputs, shares, d_selected)?;
         let grads = collapse.expand(&mut bench.machine, parameters, d_values)?;
         let expanded = grads.map(|grads| bench.get(grads)).concat();
