@@ -201,6 +201,9 @@ pub struct TrainingConfig {
     /// Share of the mean of the weights that each step keeps, such as 0.999; the mean is what is served. 0: no mean,
     /// the weights themselves are served.
     pub ema_decay: f64,
+    /// On a GPU, start a whole step as one recorded launch (a CUDA graph), where the window fits onto the device. The CPU
+    /// knows nothing of it.
+    pub cuda_graph: bool,
     /// Seconds between two checkpoints inside an epoch; 0 writes one after every batch.
     pub checkpoint_secs: u64,
     pub seed: u64,
@@ -217,6 +220,7 @@ impl Default for TrainingConfig {
             sample_stride: 1,
             memory_mb: 4096,
             ema_decay: 0.0,
+            cuda_graph: false,
             checkpoint_secs: 300,
             seed: 42,
         }

@@ -105,7 +105,7 @@ const SECTIONS: [(&str, &str); 11] = [
     ),
     (
         "training",
-        "samples_per_epoch = 0 takes every sample; sample_stride = N takes one cutoff of a server in N. A window of\nmore than memory_mb (MiB; 0: no limit) is built and trained on in parts. checkpoint_secs is the time between\ntwo checkpoints inside an epoch (0: one after every batch). ema_decay above 0, such as 0.999, serves a\nrunning mean of the weights.",
+        "samples_per_epoch = 0 takes every sample; sample_stride = N takes one cutoff of a server in N. A window of\nmore than memory_mb (MiB; 0: no limit) is built and trained on in parts. checkpoint_secs is the time between\ntwo checkpoints inside an epoch (0: one after every batch). ema_decay above 0, such as 0.999, serves a\nrunning mean of the weights. cuda_graph = true starts a training step on a GPU as one launch (never tried).",
     ),
     ("validation", "Thresholds of the exam that every new model sits."),
     ("notify", "Who hears of a night: `command` gets each message as JSON on standard input."),

@@ -5,7 +5,7 @@
 //! the device has left stays on the host.
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::batch::{Batch, Stand};
 use super::scaler::SCALED_LIMIT;
@@ -13,6 +13,7 @@ use super::{Dataset, SampleKey};
 use crate::model::TftInput;
 use crate::ops::cuda;
 use crate::ops::cuda::gather::{Inputs, Window};
+use crate::ops::cuda::machine::Memory;
 
 /// What of a dataset goes to the device, in the shapes of [`Inputs`].
 pub(super) struct Parts {
@@ -123,14 +124,20 @@ impl Resident {
     ///
     /// - Errors: `keys` is empty or one of them reaches beyond the grid; the device refuses.
     pub fn batch(&self, keys: &[SampleKey], is_stranger: impl Fn(usize) -> bool) -> Result<Batch> {
-        ensure!(!keys.is_empty(), "a batch needs at least one sample");
-        let (n, &Window { history, horizon, n_reals, n_codes, .. }) = (keys.len(), &self.window);
         let samples = self.samples(keys, is_stranger)?;
+        let words = Tensor::from_slice(&samples, samples.len(), &self.device)?;
+        self.gather(cuda::address(&words)?, keys.len())
+    }
+
+    /// The batch of `n` samples whose [`samples`](Self::samples) lie at an address on the device: launches that are the same
+    /// every time.
+    pub fn gather(&self, samples_at: u64, n: usize) -> Result<Batch> {
+        let &Window { history, horizon, n_reals, n_codes, .. } = &self.window;
         let [past, future, past_codes, future_codes, truths, weights, units] =
             cuda::over(self.tensors.each_ref(), |machine, memory| {
                 let [values, statuses, calendar, codes, stats, statics] = memory;
                 let inputs = Inputs { values, statuses, calendar, codes, stats, statics };
-                let samples = machine.upload(&samples)?;
+                let samples = Memory { address: samples_at, len: 2 * n };
                 let made = self.window.gather(machine, inputs, (samples, n))?;
                 let ([past, future], [past_codes, future_codes]) = (made.reals, made.codes);
                 Ok([past, future, past_codes, future_codes, made.truths, made.weights, made.units])
@@ -138,7 +145,10 @@ impl Resident {
         let n_targets = self.window.targets.len();
         let each =
             |all: Tensor| (0..n_targets).map(|target| all.get(target)).collect::<candle_core::Result<_>>();
-        let unit = Tensor::from_vec([0f32, 1.0].repeat(n), (n, 2), &self.device)?;
+        let column = |value: Tensor| value.reshape((n, 1));
+        let (centre, scale) =
+            (Tensor::zeros(n, DType::F32, &self.device)?, Tensor::ones(n, DType::F32, &self.device)?);
+        let unit = Tensor::cat(&[column(centre)?, column(scale)?], 1)?;
         Ok(Batch {
             input: TftInput {
                 encoder_cont: cuda::tensor(past, (n, history, n_reals)),
@@ -156,7 +166,10 @@ impl Resident {
     }
 
     /// Row and cutoff of each sample.
-    fn samples(&self, keys: &[SampleKey], is_stranger: impl Fn(usize) -> bool) -> Result<Vec<u32>> {
+    ///
+    /// - Errors: `keys` is empty or one of them reaches beyond the grid.
+    pub fn samples(&self, keys: &[SampleKey], is_stranger: impl Fn(usize) -> bool) -> Result<Vec<u32>> {
+        ensure!(!keys.is_empty(), "a batch needs at least one sample");
         let mut words = Vec::with_capacity(2 * keys.len());
         for (at, key) in keys.iter().enumerate() {
             let (server, cutoff) = (key.server as usize, key.cutoff as usize);

@@ -77,6 +77,8 @@ pub enum Mode {
     Explain,
     /// Dropout with the masks of this seed and step.
     Train { seed: u64, step: u64 },
+    /// The same on a GPU where the key of the masks lies: see [`Dropout::on_device`].
+    TrainOnDevice { key_at: u64 },
 }
 
 /// The network, with handles to the parameters it was built from.
@@ -167,6 +169,7 @@ impl Tft {
         let dropout = match *mode {
             Mode::Eval | Mode::Explain => Dropout::off(),
             Mode::Train { seed, step } => Dropout::new(self.config.dropout, seed, step),
+            Mode::TrainOnDevice { key_at } => Dropout::on_device(self.config.dropout, key_at),
         };
         let statics = self.encode_static(input, &dropout)?;
         let selections = self.select(input, &statics, &dropout)?;

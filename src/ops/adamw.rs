@@ -124,9 +124,19 @@ pub struct Decision<'a> {
     pub loss: &'a Tensor,
     /// `[2]`: the steps behind the moments and behind the means; a step that is taken is counted here.
     pub counts: &'a Tensor,
-    pub learning_rate: f64,
-    /// The share of the means that stays at most.
-    pub mean_decay: f64,
+    pub plan: StepPlan,
+}
+
+/// What the host says of a step.
+#[derive(Clone, Copy, Debug)]
+pub enum StepPlan {
+    Now {
+        learning_rate: f64,
+        /// The share of the means that stays at most.
+        mean_decay: f64,
+    },
+    /// The same as [`Rule::words`], at an address on the device.
+    At(u64),
 }
 
 /// The constants of AdamW and of its clipping.

@@ -46,6 +46,11 @@ impl Objective {
         }
     }
 
+    /// Numbers of [`Measured::per_target`].
+    pub fn n_told(&self) -> usize {
+        N_TOLD * self.targets.len()
+    }
+
     /// Measures the forecasts of a batch.
     ///
     /// - Errors: the network's targets or quantiles are not those of the objective.

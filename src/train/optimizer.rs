@@ -15,7 +15,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::flat::Flat;
 use crate::model::Params;
-use crate::ops::adamw::{AdamWStep, Decision, InPlace, Rule};
+use crate::ops::adamw::{AdamWStep, Decision, InPlace, Rule, StepPlan};
+use crate::ops::cuda::adamw::PLAN_WORDS;
 
 /// The constants of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +34,11 @@ impl AdamWSettings {
     /// The usual betas and epsilon with this decay and clipping.
     pub fn new(weight_decay: f64, clip: f64) -> Self {
         Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay, clip }
+    }
+
+    fn rule(self) -> Rule {
+        let Self { beta1, beta2, epsilon, weight_decay, clip } = self;
+        Rule { beta1, beta2, epsilon, weight_decay, clip }
     }
 }
 
@@ -139,24 +145,27 @@ impl AdamW {
         &mut self,
         gradient: &Tensor,
         loss: &Tensor,
-        learning_rate: f64,
+        plan: StepPlan,
         mean: Option<Mean<'_>>,
     ) -> Result<Tensor> {
-        let AdamWSettings { beta1, beta2, epsilon, weight_decay, clip } = self.settings;
-        let rule = Rule { beta1, beta2, epsilon, weight_decay, clip };
+        let rule = self.settings.rule();
         let n_behind = [self.n_steps, mean.as_ref().map_or(0, |mean| mean.n_steps)];
         let counts = match self.counts.take() {
             Some(counts) => counts,
             None => Tensor::new(&n_behind.map(|n| n as f32), gradient.device())?,
         };
-        let mean_decay = mean.as_ref().map_or(0.0, |mean| mean.decay);
         let means = mean.as_ref().map(|mean| (mean.means.tensors(), mean.kept()));
         let (weights, moments) = (self.params.tensors(), [&self.first, &self.second]);
         let state = InPlace { weights, means, moments, gradient, decays: &self.decays };
-        let decision = Decision { rule, loss, counts: &counts, learning_rate, mean_decay };
+        let decision = Decision { rule, loss, counts: &counts, plan };
         let told = decision.apply(&state)?;
         self.counts = Some(counts);
         Ok(told)
+    }
+
+    /// What a step is decided by, as words for [`StepPlan::At`].
+    pub fn plan_words(&self, learning_rate: f64, mean_decay: f64) -> [u32; PLAN_WORDS] {
+        self.settings.rule().words(learning_rate, mean_decay)
     }
 
     /// Counts a step that a GPU has taken.

@@ -23,6 +23,7 @@ use super::artifact::{named_weights, weights_sha256};
 use super::checkpoint::{self, Ending, EpochPosition, Parts, State};
 use super::ema::Ema;
 use super::epoch::{Epoch, Part, Size};
+use super::graph::{GraphedStep, Numbers};
 use super::guard::Guard;
 use super::lineage::{Footing, Material};
 use super::lr_schedule::learning_rate;
@@ -57,6 +58,9 @@ pub struct Session<'a> {
     /// Samples of the epoch so far.
     n_in_epoch: u64,
     learner: Learner,
+    /// Whether steps are to be single launches, and the one that is recorded for the window in memory.
+    is_graphing: bool,
+    graphed: Option<GraphedStep>,
     /// Steps whose outcome has not been looked at, with their samples. On the CPU there is never one for long.
     unread: Vec<(Taken, usize)>,
     pace: Pace,
@@ -119,11 +123,10 @@ impl<'a> Session<'a> {
             learner.optimizer.restore(&moments, n_steps).context("continue the optimizer")?;
         }
         let pace = Pace::begin(limit, footing.state.run.duration_secs);
-        let device = device.clone();
         Ok(Self {
             footing,
             settings,
-            device,
+            device: device.clone(),
             checkpoints_dir,
             material: *material,
             survey,
@@ -132,6 +135,8 @@ impl<'a> Session<'a> {
             sizes,
             n_in_epoch: 0,
             learner,
+            graphed: None,
+            is_graphing: settings.cuda_graph && !device.is_cpu(),
             unread: Vec::new(),
             pace,
         })
@@ -197,7 +202,7 @@ impl<'a> Session<'a> {
                     return Ok(Left::OutOfTime);
                 }
                 self.load(part)?;
-                self.train_batch(&keys)?;
+                self.train_batch(&keys, progress)?;
                 self.n_in_epoch += keys.len() as u64;
                 self.tell(progress);
             }
@@ -211,7 +216,7 @@ impl<'a> Session<'a> {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.blocks == part.blocks) {
             return Ok(());
         }
-        self.loaded = None;
+        (self.loaded, self.graphed) = (None, None);
         let grid = self.material.feed.read(&part.blocks).context("read a part of the window")?;
         let dataset = Dataset::new(grid, self.footing.preprocessing.clone(), self.max_gap_steps)?;
         let resident = dataset.resident(&self.device).context("put the window onto the device")?;
@@ -221,20 +226,55 @@ impl<'a> Session<'a> {
 
     /// One batch: forward, backward, a checkpoint if it is time, and a step; nothing of it but the first two if loss
     /// or gradient are not finite.
-    fn train_batch(&mut self, keys: &[SampleKey]) -> Result<()> {
+    fn train_batch(&mut self, keys: &[SampleKey], progress: &dyn Progress) -> Result<()> {
         let (seed, number) = (self.footing.state.seed, self.footing.state.total_batches);
         let strangers = Key::new(seed).name("strangers").number(number);
         let is_stranger = |place: usize| strangers.uniform(place as u64) < STRANGER_SHARE;
+        let is_due = self.pace.is_checkpoint_due(self.settings.checkpoint_secs);
+        // A batch with a checkpoint is looked at before its step, and one of another size is no launch that is known.
+        if self.is_graphing && !is_due && keys.len() == self.settings.batch_size {
+            match self.step_at_once(keys, is_stranger) {
+                Ok(true) => return self.note_step(),
+                Ok(false) => self.is_graphing = false,
+                Err(error) => {
+                    self.is_graphing = false;
+                    progress.warn(&format!("training goes on without training.cuda_graph: {error:#}"));
+                }
+            }
+        }
         let loaded = self.loaded.as_ref().context("a batch needs its servers in memory")?;
         let batch = loaded.batch(keys, is_stranger, &self.device)?;
         let look = self.learner.look(&batch, seed, number)?;
-        if self.pace.is_checkpoint_due(self.settings.checkpoint_secs) && look.read()?.is_finite() {
+        if is_due && look.read()?.is_finite() {
             self.settle()?;
             self.checkpoint()?;
         }
         let rate = learning_rate(self.settings.learning_rate, self.position(), self.n_planned());
         let ema = self.footing.ema.as_mut().map(|ema| (ema, self.settings.ema_decay));
         self.unread.push((self.learner.step(&look, rate, ema)?, keys.len()));
+        self.note_step()
+    }
+
+    /// A whole step as one launch; false where the window does not lie on a GPU.
+    fn step_at_once(&mut self, keys: &[SampleKey], is_stranger: impl Fn(usize) -> bool) -> Result<bool> {
+        let Some(resident) = self.loaded.as_ref().and_then(|loaded| loaded.resident.as_ref()) else {
+            return Ok(false);
+        };
+        let learning_rate = learning_rate(self.settings.learning_rate, self.position(), self.n_planned());
+        let (seed, number) = (self.footing.state.seed, self.footing.state.total_batches);
+        let numbers = Numbers { keys, seed, number, learning_rate };
+        let graphed = match &mut self.graphed {
+            Some(graphed) => graphed,
+            none => none.insert(GraphedStep::new(&self.learner, keys.len(), &self.device)?),
+        };
+        let ema = self.footing.ema.as_mut().map(|ema| (ema, self.settings.ema_decay));
+        let taken = graphed.run(&mut self.learner, resident, &numbers, is_stranger, ema)?;
+        self.unread.push((taken, keys.len()));
+        Ok(true)
+    }
+
+    /// Counts a batch whose step is on its way, or done.
+    fn note_step(&mut self) -> Result<()> {
         self.footing.state.total_batches += 1;
         self.footing.state.run.epoch.batches_done += 1;
         self.pace.note_batch();

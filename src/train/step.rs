@@ -10,10 +10,11 @@ use candle_core::{DType, Device, Tensor};
 use super::ema::Ema;
 use super::guard::Guard;
 use super::objective::Objective;
-use super::optimizer::{AdamW, AdamWSettings};
+use super::optimizer::{AdamW, AdamWSettings, Mean};
 use crate::config::{ModelConfig, TrainingConfig};
 use crate::dataset::{Batch, Preprocessing};
 use crate::model::{Mode, Params, Tft, TftConfig};
+use crate::ops::adamw::StepPlan;
 
 /// A network that learns: with its loss and its optimizer.
 pub struct Learner {
@@ -30,6 +31,15 @@ pub struct Look {
     gradient: Tensor,
     /// As [`super::objective::Measured::per_target`].
     per_target: Tensor,
+}
+
+/// Where on a GPU a step finds what the host says of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlanAddresses {
+    /// The key of its masks.
+    pub key: u64,
+    /// As [`StepPlan::At`].
+    pub plan: u64,
 }
 
 /// A look in numbers.
@@ -93,7 +103,11 @@ impl Learner {
     ///
     /// - Errors: the batch does not fit the network, or the device fails. Numbers that are not finite are no error.
     pub fn look(&self, batch: &Batch, seed: u64, number: u64) -> Result<Look> {
-        let output = self.network.forward(&batch.input, &Mode::Train { seed, step: number })?;
+        self.look_with(batch, &Mode::Train { seed, step: number })
+    }
+
+    fn look_with(&self, batch: &Batch, mode: &Mode) -> Result<Look> {
+        let output = self.network.forward(&batch.input, mode)?;
         let measured = self.objective.measure(&output, batch)?;
         let gradient = self.optimizer.gradient(&measured.loss.backward()?)?;
         Ok(Look { loss: measured.loss.detach(), gradient, per_target: measured.per_target })
@@ -103,9 +117,10 @@ impl Learner {
     /// not finite. A GPU is not waited for: see [`Learner::read`].
     pub fn step(&mut self, look: &Look, learning_rate: f64, ema: Option<(&mut Ema, f64)>) -> Result<Taken> {
         if look.gradient.device().is_cuda() {
+            let mean_decay = ema.as_ref().map_or(0.0, |(_, decay)| *decay);
+            let plan = StepPlan::Now { learning_rate, mean_decay };
             let mean = ema.as_ref().map(|(ema, decay)| ema.mean(*decay));
-            let told = self.optimizer.step_if_finite(&look.gradient, &look.loss, learning_rate, mean)?;
-            return Ok(Taken::OnDevice(Tensor::cat(&[&told, &look.per_target.flatten_all()?], 0)?));
+            return Ok(Taken::OnDevice(self.step_on_device(look, plan, mean)?));
         }
         let told = look.read()?;
         if told.is_finite() {
@@ -116,6 +131,30 @@ impl Learner {
             }
         }
         Ok(Taken::Known(told))
+    }
+
+    /// What was told of the step: loss, squared norm, and what is told per target.
+    fn step_on_device(&mut self, look: &Look, plan: StepPlan, mean: Option<Mean<'_>>) -> Result<Tensor> {
+        let told = self.optimizer.step_if_finite(&look.gradient, &look.loss, plan, mean)?;
+        Ok(Tensor::cat(&[&told, &look.per_target.flatten_all()?], 0)?)
+    }
+
+    /// A whole step whose key and plan lie on a GPU: launches that are the same every time. What is told goes to `told`.
+    pub(super) fn planned_step(
+        &mut self,
+        batch: &Batch,
+        at: PlanAddresses,
+        told: &Tensor,
+        mean: Option<Mean<'_>>,
+    ) -> Result<()> {
+        let look = self.look_with(batch, &Mode::TrainOnDevice { key_at: at.key })?;
+        let all = self.step_on_device(&look, StepPlan::At(at.plan), mean)?;
+        Ok(told.slice_set(&all, 0, 0)?)
+    }
+
+    /// Numbers that are told of a step.
+    pub(super) fn n_told(&self) -> usize {
+        2 + self.objective.n_told()
     }
 
     /// What was told of steps, in their order; those of a GPU are read in one transfer, and counted.

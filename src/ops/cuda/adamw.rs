@@ -3,7 +3,7 @@
 use candle_core::Result;
 
 use super::machine::{Arg, Grid, Machine, Memory, PARTS, THREADS, ensure_countable};
-use crate::ops::adamw::{AdamWStep, Decision};
+use crate::ops::adamw::{AdamWStep, Decision, Rule, StepPlan};
 
 /// Where everything lies.
 pub struct State<'a> {
@@ -37,6 +37,18 @@ pub fn launch(machine: &mut dyn Machine, state: &State<'_>, step: Memory) -> Res
     machine.launch("adamw", Grid::items(n), &args)
 }
 
+/// Words of a step's plan.
+pub const PLAN_WORDS: usize = 14;
+
+impl Rule {
+    /// What a step is decided by, in double precision, as `kernels/adamw.cu` reads it.
+    pub fn words(self, learning_rate: f64, mean_decay: f64) -> [u32; PLAN_WORDS] {
+        let Rule { beta1, beta2, epsilon, weight_decay, clip } = self;
+        let numbers = [beta1, beta2, epsilon, weight_decay, clip, learning_rate, mean_decay];
+        std::array::from_fn(|i| (numbers[i / 2].to_bits() >> (32 * (i % 2))) as u32)
+    }
+}
+
 impl Decision<'_> {
     /// The numbers of the step along the gradient, from `loss [1]` and `counts [2]`; `told` gets loss and squared norm.
     pub fn launch(
@@ -50,14 +62,13 @@ impl Decision<'_> {
         let parts = machine.alloc(blocks)?;
         let grid = Grid { blocks: (blocks, 1), threads: THREADS, shared: THREADS };
         machine.launch("square_parts", grid, &[gradient.into(), n.into(), parts.into()])?;
-        let rule = self.rule;
-        let numbers = [rule.beta1, rule.beta2, rule.epsilon, rule.weight_decay, rule.clip];
-        let plan: Vec<u32> = numbers
-            .into_iter()
-            .chain([self.learning_rate, self.mean_decay])
-            .flat_map(|number| [number.to_bits() as u32, (number.to_bits() >> 32) as u32])
-            .collect();
-        let (plan, step) = (machine.upload(&plan)?, machine.alloc(STEP_NUMBERS)?);
+        let plan = match self.plan {
+            StepPlan::Now { learning_rate, mean_decay } => {
+                machine.upload(&self.rule.words(learning_rate, mean_decay))?
+            }
+            StepPlan::At(address) => Memory { address, len: PLAN_WORDS },
+        };
+        let step = machine.alloc(STEP_NUMBERS)?;
         let args =
             [parts.into(), blocks.into(), loss.into(), plan.into(), counts.into(), step.into(), told.into()];
         machine.launch("decide_step", Grid { blocks: (1, 1), threads: 1, shared: 0 }, &args)?;

@@ -8,8 +8,13 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::CudaStorageSlice;
-use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::result::memcpy_htod_async;
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CUdevice_attribute, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
+};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaGraph, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
+};
 use candle_core::{
     CudaDevice, CudaStorage, DType, Device, DeviceLocation, Layout, Result, Shape, Storage, Tensor, bail,
 };
@@ -115,6 +120,67 @@ impl Machine for OnDevice {
         // check on the emulation, whose launches are these.
         unsafe { builder.launch(config) }.map_err(failed)?;
         Ok(())
+    }
+}
+
+/// Launches that were recorded, to be started as one.
+pub struct Graph(CudaGraph);
+
+impl Graph {
+    /// Starts them behind what was launched before.
+    pub fn launch(&self) -> Result<()> {
+        self.0.launch().map_err(failed)
+    }
+}
+
+/// Runs `work` with small uploads remembered by their content: one that was made before is not made again. While recording
+/// there can be no other.
+pub fn remembering<R>(device: &Device, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    let Device::Cuda(device) = device else { bail!("launches are recorded on a GPU alone") };
+    let _remembering = device.enable_cuda_graph_htod_cache();
+    work()
+}
+
+/// Records the launches of `work`, which has run on this thread under [`remembering`] before. Nothing of it runs yet.
+///
+/// - Errors: `work` waits for the device, uploads something new, or fails. Nothing has happened then.
+pub fn record(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+    remembering(device, || {
+        let Device::Cuda(device) = device else { bail!("launches are recorded on a GPU alone") };
+        let stream = device.cuda_stream();
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(failed)?;
+        let worked = work();
+        // Ended after a failure, too: else the stream would never run anything again.
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(flags).map_err(failed);
+        worked?;
+        match graph? {
+            Some(graph) => Ok(Graph(graph)),
+            None => bail!("CUDA: nothing was recorded"),
+        }
+    })
+}
+
+/// Writes words over a tensor of u32, behind what was launched before.
+pub fn write(tensor: &Tensor, words: &[u32]) -> Result<()> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("words for a tensor of another device") };
+    let memory = memory_of(storage, layout)?;
+    if memory.len != words.len() {
+        bail!("{} words for {} places", words.len(), memory.len);
+    }
+    let stream = storage.device.cuda_stream();
+    // SAFETY: so many words lie there; the driver takes a copy of what is no pinned memory before it returns.
+    unsafe { memcpy_htod_async(memory.address, words, stream.cu_stream()) }.map_err(failed)
+}
+
+/// Where a tensor lies, for launches that outlive this call: whoever keeps the address keeps the tensor.
+pub fn address(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cuda(storage) => Ok(memory_of(storage, layout)?.address),
+        _ => bail!("the address of a tensor of another device"),
     }
 }
 

@@ -34,3 +34,28 @@ pub fn words(_storage: CudaStorage, _shape: impl Into<Shape>) -> Result<Tensor> 
 pub fn free_bytes(_device: &Device) -> Result<Option<usize>> {
     Ok(None)
 }
+
+/// There is none.
+pub struct Graph(std::convert::Infallible);
+
+impl Graph {
+    pub fn launch(&self) -> Result<()> {
+        match self.0 {}
+    }
+}
+
+pub fn remembering<R>(_device: &Device, _work: impl FnOnce() -> Result<R>) -> Result<R> {
+    bail!("this program was built without the feature `cuda`")
+}
+
+pub fn record(_device: &Device, _work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+    bail!("this program was built without the feature `cuda`")
+}
+
+pub fn write(_tensor: &Tensor, _words: &[u32]) -> Result<()> {
+    bail!("this program was built without the feature `cuda`")
+}
+
+pub fn address(_tensor: &Tensor) -> Result<u64> {
+    bail!("this program was built without the feature `cuda`")
+}

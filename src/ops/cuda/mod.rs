@@ -28,7 +28,9 @@ mod device;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use device::{IS_ENABLED, forward, free_bytes, in_place, over, words};
+pub use device::{
+    Graph, IS_ENABLED, address, forward, free_bytes, in_place, over, record, remembering, words, write,
+};
 
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, Shape, Storage, Tensor};

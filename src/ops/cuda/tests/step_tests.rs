@@ -3,7 +3,7 @@
 use candle_core::{Device, Var};
 
 use super::*;
-use crate::ops::adamw::{AdamWStep, Decision, Rule};
+use crate::ops::adamw::{AdamWStep, Decision, Rule, StepPlan};
 use crate::ops::check::noise;
 use crate::ops::cuda::adamw::{State, launch, words};
 use crate::ops::cuda::quantile_loss::Inputs;
@@ -166,7 +166,8 @@ fn decided_case(loss: f32, spoilt: Option<f32>, is_taken: bool) {
     let counted = if is_taken { 1.0 } else { 0.0 };
     expected.push(vec![n_steps as f32 + counted, n_means as f32 + counted]);
     let nothing = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
-    let decision = Decision { rule, loss: &nothing, counts: &nothing, learning_rate, mean_decay };
+    let plan = StepPlan::Now { learning_rate, mean_decay };
+    let decision = |plan| Decision { rule, loss: &nothing, counts: &nothing, plan };
     assert_twins(&expected, 2e-6, |bench| {
         let vectors = [&first, &second, &gradient, &decays].map(|values| bench.machine.write_reals(values));
         let [blocks, mean_blocks] = [&weights, &means]
@@ -174,7 +175,14 @@ fn decided_case(loss: f32, spoilt: Option<f32>, is_taken: bool) {
         let state = State { vectors, weights: &blocks, means: &mean_blocks };
         let (loss_at, told) = (bench.machine.write_reals(&[loss]), bench.machine.write_reals(&[0.0; 2]));
         let counts = bench.machine.write_reals(&[n_steps as f32, n_means as f32]);
-        let numbers = decision.launch(&mut bench.machine, &state, [loss_at, counts, told])?;
+        // The plan may lie on the machine just as well.
+        let lying = bench.machine.write(&rule.words(learning_rate, mean_decay));
+        let own = bench.machine.write_reals(&[n_steps as f32, n_means as f32]);
+        let at = decision(StepPlan::At(lying.address));
+        let again = at.launch(&mut bench.machine, &state, [loss_at, own, told])?;
+        let numbers = decision(plan).launch(&mut bench.machine, &state, [loss_at, counts, told])?;
+        let bits = |numbers: Vec<f32>| numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(bench.get(again)), bits(bench.get(numbers)));
         launch(&mut bench.machine, &state, numbers)?;
         let told = bench.get(told);
         assert_eq!(told[0].to_bits(), loss.to_bits());
