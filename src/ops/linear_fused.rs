@@ -4,7 +4,7 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 
 use super::cuda;
-use super::cuda::machine::{Machine, Memory};
+use super::cuda::machine::{Machine, Memory, Stretch};
 use super::grn_tile::Pair;
 use super::host::{contiguous, host_values};
 use super::linear::LinearWeights;
@@ -127,7 +127,8 @@ impl Linear {
                 (rows(x_values, self.n_in), rows(weights, self.n_in), rows(dy, self.n_out));
             let grads = self.on_gpu(x.shape()).backward(machine, inputs, weights, dy, None, has_d_x)?;
             let d_values = machine.alloc(n_values)?;
-            grads.parts.sum_into(machine, 0, 0..n_values, (n_values, 0), d_values)?;
+            let all = Stretch { row: 0, some: 0..n_values, to: 0 };
+            grads.parts.sum_stretches(machine, &[all], d_values)?;
             Ok((grads.d_x, d_values))
         };
         let args = [x, values, grad];

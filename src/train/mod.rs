@@ -33,6 +33,7 @@ pub mod plan;
 pub mod publish;
 pub mod record;
 pub mod session;
+mod sizes;
 pub mod step;
 pub mod tally;
 #[cfg(test)]

@@ -150,17 +150,17 @@ impl AdamW {
     ) -> Result<Tensor> {
         let rule = self.settings.rule();
         let n_behind = [self.n_steps, mean.as_ref().map_or(0, |mean| mean.n_steps)];
-        let counts = match self.counts.take() {
-            Some(counts) => counts,
+        let counts = match &self.counts {
+            Some(counts) => counts.clone(),
             None => Tensor::new(&n_behind.map(|n| n as f32), gradient.device())?,
         };
+        // Kept also where the step fails: once there are steps that nobody has read, the host counts behind.
+        self.counts = Some(counts.clone());
         let means = mean.as_ref().map(|mean| (mean.means.tensors(), mean.kept()));
         let (weights, moments) = (self.params.tensors(), [&self.first, &self.second]);
         let state = InPlace { weights, means, moments, gradient, decays: &self.decays };
         let decision = Decision { rule, loss, counts: &counts, plan };
-        let told = decision.apply(&state)?;
-        self.counts = Some(counts);
-        Ok(told)
+        Ok(decision.apply(&state)?)
     }
 
     /// What a step is decided by, as words for [`StepPlan::At`].

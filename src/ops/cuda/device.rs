@@ -84,7 +84,10 @@ impl Machine for OnDevice {
         let key = (self.device.location(), words.to_vec());
         if !tables.contains_key(&key) {
             let bits: Vec<f32> = words.iter().map(|&word| f32::from_bits(word)).collect();
-            tables.insert(key.clone(), self.device.clone_htod(&bits)?);
+            let slice = self.device.clone_htod(&bits)?;
+            // Another thread has a stream of its own, and may be the next to read it.
+            self.device.cuda_stream().synchronize().map_err(failed)?;
+            tables.insert(key.clone(), slice);
         }
         let Some(slice) = tables.get(&key) else { bail!("a table that was just made") };
         let address = slice.device_ptr(&self.device.cuda_stream()).0;

@@ -6,7 +6,7 @@
 use candle_core::{Result, bail};
 
 use super::linear::{Lengths, Linear, Rows};
-use super::machine::{Grid, Machine, Memory};
+use super::machine::{Grid, Machine, Memory, Stretch};
 
 /// Numbers in the record of a step, in units of the state's width.
 pub const RECORD: usize = 6;
@@ -119,12 +119,16 @@ impl Lstm {
 
         let (n_weights, n_recurrent) = (n_gates * width, n_gates * hidden);
         let d_layer = machine.alloc(n_weights + n_recurrent + 2 * n_gates)?;
-        of_inputs.parts.sum_into(machine, 0, 0..n_weights, (n_weights, 0), d_layer)?;
-        of_states.parts.sum_into(machine, 0, 0..n_recurrent, (n_recurrent, 0), d_layer.from(n_weights))?;
-        for bias in [n_weights + n_recurrent, n_weights + n_recurrent + n_gates] {
-            let biases = n_weights..n_weights + n_gates;
-            of_inputs.parts.sum_into(machine, 0, biases, (n_gates, 0), d_layer.from(bias))?;
-        }
+        let stretch = |some, to| Stretch { row: 0, some, to };
+        let biases = n_weights..n_weights + n_gates;
+        let first_bias = n_weights + n_recurrent;
+        let of_inputs_to = [
+            stretch(0..n_weights, 0),
+            stretch(biases.clone(), first_bias),
+            stretch(biases, first_bias + n_gates),
+        ];
+        of_inputs.parts.sum_stretches(machine, &of_inputs_to, d_layer)?;
+        of_states.parts.sum_stretches(machine, &[stretch(0..n_recurrent, n_weights)], d_layer)?;
         let Some(d_x) = of_inputs.d_x else { bail!("lstm: no gradient of the input") };
         Ok(Gradients { d_x, d_layer, d_start })
     }

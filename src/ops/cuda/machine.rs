@@ -183,42 +183,43 @@ impl Tiled {
 
     /// The parts of each row of blocks.
     pub fn sum(&self, machine: &mut dyn Machine) -> Result<Memory> {
-        let sums = machine.alloc(self.grid.blocks.1 * self.grads_len)?;
-        for row in 0..self.grid.blocks.1 {
-            self.sum_into(
-                machine,
-                row,
-                0..self.grads_len,
-                (self.grads_len, 0),
-                sums.from(row * self.grads_len),
-            )?;
-        }
+        let (n_rows, len) = (self.grid.blocks.1, self.grads_len);
+        let sums = machine.alloc(n_rows * len)?;
+        let all: Vec<Stretch> = (0..n_rows).map(|row| Stretch { row, some: 0..len, to: row * len }).collect();
+        self.sum_stretches(machine, &all, sums)?;
         Ok(sums)
     }
 
-    /// Some of the gradients of one row of blocks, as rows of `width` that stand `stride` apart in `to`.
-    pub fn sum_into(
-        &self,
-        machine: &mut dyn Machine,
-        row: usize,
-        some: std::ops::Range<usize>,
-        (width, stride): (usize, usize),
-        to: Memory,
-    ) -> Result<()> {
+    /// Some of the gradients, each stretch to its place in `to`, in one launch.
+    pub fn sum_stretches(&self, machine: &mut dyn Machine, stretches: &[Stretch], to: Memory) -> Result<()> {
         let Some(parts) = self.parts else { bail!("no gradients were added up") };
-        if some.is_empty() {
+        let (mut words, mut n, mut n_stretches) = (Vec::new(), 0, 0usize);
+        for Stretch { row, some, to } in stretches.iter().filter(|stretch| !stretch.some.is_empty()) {
+            let from = row * self.grid.blocks.0 * self.grads_len + some.start;
+            words.extend([n as u32, from as u32, *to as u32]);
+            n += some.len();
+            n_stretches += 1;
+        }
+        if n == 0 {
             return Ok(());
         }
-        let parts = parts.from(row * self.grid.blocks.0 * self.grads_len + some.start);
+        let table = machine.table(&words)?;
         let args = [
             parts.into(),
             self.grid.blocks.0.into(),
             self.grads_len.into(),
-            some.len().into(),
-            width.into(),
-            stride.into(),
+            table.into(),
+            n_stretches.into(),
+            n.into(),
             to.into(),
         ];
-        machine.launch("sum_parts", Grid::items(some.len()), &args)
+        machine.launch("sum_parts", Grid::items(n), &args)
     }
+}
+
+/// Some of the gradients of one row of blocks, and where they go.
+pub struct Stretch {
+    pub row: usize,
+    pub some: std::ops::Range<usize>,
+    pub to: usize,
 }

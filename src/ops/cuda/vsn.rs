@@ -4,7 +4,7 @@ use candle_core::Result;
 
 use super::grn::{backward_len, forward_len};
 use super::linear::sum_samples;
-use super::machine::{Arg, Machine, Memory, STRIDE, Tiled, mask_args};
+use super::machine::{Arg, Machine, Memory, STRIDE, Stretch, Tiled, mask_args};
 use crate::ops::dropout::Mask;
 use crate::ops::vsn::collapse::Collapsed;
 use crate::ops::vsn::tile::Sizes;
@@ -75,13 +75,14 @@ impl Vsn<'_> {
         let mut args = self.args(inputs, table, &tiled);
         args.extend([d_shares.into(), grads_at, parts, grads_len.into(), d_first.into()]);
         machine.launch("vsn_backward_joint", tiled.grid, &args)?;
-        let joint = d_values.from(self.collapsed.joint.slopes.start);
-        tiled.sum_into(machine, 0, 0..joint_len, (joint_len, 0), joint)?;
+        let mut stretches =
+            vec![Stretch { row: 0, some: 0..joint_len, to: self.collapsed.joint.slopes.start }];
         let mut at = joint_len;
-        for (start, len) in self.tables() {
-            tiled.sum_into(machine, 0, at..at + len, (len, 0), d_values.from(start))?;
+        for (to, len) in self.tables() {
+            stretches.push(Stretch { row: 0, some: at..at + len, to });
             at += len;
         }
+        tiled.sum_stretches(machine, &stretches, d_values)?;
         let sizes = (self.sizes.n_groups, self.sizes.n_rows, joint_hidden);
         Ok([sum_samples(machine, d_first, sizes)?, d_values])
     }
@@ -107,10 +108,9 @@ impl Vsn<'_> {
         args.extend([Arg::from(self.widest()), shares.into(), d_selected.into()]);
         args.extend([grads_at, parts, grads_len.into(), d_shares.into()]);
         machine.launch("vsn_backward_reals", tiled.grid, &args)?;
-        for (row, range) in ranges.iter().enumerate() {
-            let to = d_values.from(range.start);
-            tiled.sum_into(machine, row, 0..range.len(), (range.len(), 0), to)?;
-        }
+        let stretches = ranges.iter().enumerate();
+        let stretches = stretches.map(|(row, range)| Stretch { row, some: 0..range.len(), to: range.start });
+        tiled.sum_stretches(machine, &stretches.collect::<Vec<_>>(), d_values)?;
         Ok(())
     }
 
@@ -131,10 +131,9 @@ impl Vsn<'_> {
         let mut args = self.args(inputs, table, &tiled);
         args.extend([shares.into(), d_selected.into(), grads_at, parts, grads_len.into(), d_shares.into()]);
         machine.launch("vsn_backward_categoricals", tiled.grid, &args)?;
-        for (row, categorical) in categoricals.iter().enumerate() {
-            let (len, to) = (categorical.vectors.len(), d_values.from(categorical.vectors.start));
-            tiled.sum_into(machine, row, 0..len, (len, 0), to)?;
-        }
+        let stretches = categoricals.iter().map(|one| one.vectors.clone()).enumerate();
+        let stretches = stretches.map(|(row, range)| Stretch { row, some: 0..range.len(), to: range.start });
+        tiled.sum_stretches(machine, &stretches.collect::<Vec<_>>(), d_values)?;
         Ok(())
     }
 

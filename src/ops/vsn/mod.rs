@@ -11,6 +11,7 @@
 
 pub(super) mod collapse;
 mod ready;
+mod rows;
 #[cfg(test)]
 pub(super) mod tests;
 pub(super) mod tile;

@@ -2,6 +2,7 @@
 
 mod attention_tests;
 mod block_tests;
+mod count_tests;
 mod device_tests;
 mod emulation;
 mod linear_tests;
