@@ -201,7 +201,7 @@ impl<'a> Session<'a> {
                 if self.pace.is_out_of_time() {
                     return Ok(Left::OutOfTime);
                 }
-                self.load(part)?;
+                self.load(part, progress)?;
                 self.train_batch(&keys, progress)?;
                 self.n_in_epoch += keys.len() as u64;
                 self.tell(progress);
@@ -212,7 +212,7 @@ impl<'a> Session<'a> {
     }
 
     /// Puts the servers of `part` into memory, if they are not there; those that were are let go before.
-    fn load(&mut self, part: &Part) -> Result<()> {
+    fn load(&mut self, part: &Part, progress: &dyn Progress) -> Result<()> {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.blocks == part.blocks) {
             return Ok(());
         }
@@ -220,6 +220,11 @@ impl<'a> Session<'a> {
         let grid = self.material.feed.read(&part.blocks).context("read a part of the window")?;
         let dataset = Dataset::new(grid, self.footing.preprocessing.clone(), self.max_gap_steps)?;
         let resident = dataset.resident(&self.device).context("put the window onto the device")?;
+        if resident.is_none() && !self.device.is_cpu() {
+            progress.note(
+                "the window takes more than half of the device's free memory: batches come from the host",
+            );
+        }
         self.loaded = Some(Loaded { blocks: part.blocks.clone(), dataset, resident });
         Ok(())
     }
