@@ -33,7 +33,10 @@ impl Exit {
         (Exit::Failed, "failed"),
         (Exit::Usage, "usage or configuration error"),
         (Exit::Refused, "ran well, the challenger was refused"),
-        (Exit::NotEnoughData, "not enough or not good enough data (also append --strict with bad rows)"),
+        (
+            Exit::NotEnoughData,
+            "not enough or not good enough data (also append --strict with bad rows, rotate with damaged ones)",
+        ),
         (Exit::Locked, "another run holds the lock"),
         (Exit::Interrupted, "interrupted, after a checkpoint"),
     ];

@@ -18,7 +18,7 @@ use crate::error::HintExt;
 use crate::fsx;
 
 use super::Buffer;
-use super::merge::{self, DayInputs, Survey};
+use super::merge::{self, DayInputs, Found, Survey};
 use super::open::segment;
 use super::sealed::day_file::{self, GROUP_ROWS, ZONE_KEY};
 use super::sealed::parquet_rows::{Columns, ParquetFile};
@@ -59,6 +59,7 @@ impl DaySources {
             sealed: self.sealed.iter().map(|file| file.path.clone()).collect(),
             segments: self.segments.clone(),
             bounds: Some(self.bounds),
+            other_header: None,
         }
     }
 
@@ -66,12 +67,14 @@ impl DaySources {
         self.sealed.is_empty() && self.segments.is_empty()
     }
 
-    /// What each file is, from its sha256 and rows: sealed files, then segments.
-    fn with_digests(&self, sha256: Vec<String>, n_rows: &[u64]) -> Vec<SourceDigest> {
+    /// What each file is, from its sha256 and what was found in it: sealed files, then segments.
+    fn with_digests(&self, sha256: Vec<String>, found: &[Found]) -> Vec<SourceDigest> {
         let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let names = self.sealed.iter().map(|file| file.file.clone()).chain(self.segments.iter().map(name));
-        let found = names.zip(sha256).zip(n_rows);
-        found.map(|((file, sha256), n_rows)| SourceDigest { file, sha256, n_rows: *n_rows }).collect()
+        let digest = |((file, sha256), Found { n_rows, damage }): ((String, String), &Found)| {
+            SourceDigest { file, sha256, n_rows: *n_rows, damage: *damage }
+        };
+        names.zip(sha256).zip(found).map(digest).collect()
     }
 }
 
@@ -88,10 +91,10 @@ pub(super) type Looks = HashMap<PathBuf, (FileId, Look)>;
 /// The aggregates on disk that were checked, as they looked from outside then, and the key that they fit.
 pub(super) type Checked = HashMap<PathBuf, (FileId, String, Arc<Fresh>)>;
 
-/// What reading a day gave: the aggregates, and the rows per source (sealed files, then segments).
+/// What reading a day gave: the aggregates, and what was found of each source (sealed files, then segments).
 struct Aggregated {
     table: StepTable,
-    n_rows: Vec<u64>,
+    found: Vec<Found>,
 }
 
 impl Buffer {
@@ -183,7 +186,7 @@ impl Buffer {
         }
         let sha256 = digest(day, sources)?;
         let aggregated = self.aggregate(sources)?;
-        let digests = sources.with_digests(sha256, &aggregated.n_rows);
+        let digests = sources.with_digests(sha256, &aggregated.found);
         if sources.segments.is_empty() && self.are_current(day, sources)? {
             let zone = self.zone.to_string();
             let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
@@ -202,7 +205,7 @@ impl Buffer {
             return Ok(self.read_sources(day, sources)?.1);
         }
         let survey = Survey::of(&sources.inputs(), &[])?;
-        Ok(sources.with_digests(digest(day, sources)?, &survey.n_rows_by_source()))
+        Ok(sources.with_digests(digest(day, sources)?, &survey.found_by_source()))
     }
 
     /// The aggregates on disk, if the day has no open segments and they fit its files. A file is checked once, and again
@@ -367,15 +370,15 @@ impl Buffer {
     fn aggregate_in_file_order(&self, sources: &DaySources) -> Result<Option<Aggregated>> {
         let mut builder = StepBuilder::new(&self.schema, self.step_secs);
         let metrics = self.metric_names();
-        let mut n_rows = Vec::new();
+        let mut found = Vec::new();
         for file in &sources.sealed {
             let pushed = push_file(&mut builder, &file.path, &metrics, sources.bounds);
-            let Some(n) = pushed.with_context(|| format!("read {}", file.path.display()))? else {
+            let Some(n_rows) = pushed.with_context(|| format!("read {}", file.path.display()))? else {
                 return Ok(None);
             };
-            n_rows.push(n);
+            found.push(Found { n_rows, damage: None });
         }
-        Ok(Some(Aggregated { table: builder.finish(), n_rows }))
+        Ok(Some(Aggregated { table: builder.finish(), found }))
     }
 
     /// The slow way, for rows in any order and with duplicates.
@@ -391,7 +394,7 @@ impl Buffer {
             }
             Ok(())
         })?;
-        Ok(Aggregated { table: builder.finish(), n_rows: survey.n_rows_by_source() })
+        Ok(Aggregated { table: builder.finish(), found: survey.found_by_source() })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::config::{ColumnRule, Config, InputConfig};
 use crate::schema::{Metric, Schema};
 
 use super::intake::fuzzing as intake;
-use super::open::segment::SegmentReader;
+use super::open::reader::SegmentReader;
 use super::rows::Rows;
 use super::sealed::parquet_rows::{Columns, ParquetFile};
 
@@ -97,7 +97,9 @@ pub fn segment(data: &[u8]) {
             assert_eq!(frame.n_rows as usize, rows.len());
             (0..rows.len()).for_each(|idx| drop(rows.row(idx).server.to_owned()));
         }
-        assert!(reader.n_bytes_cut() <= data.len() as u64);
+        let flaws = reader.flaws();
+        let n_bad = flaws.n_bytes_torn + flaws.damage.map_or(0, |damage| damage.n_bytes);
+        assert!(n_bad <= data.len() as u64);
         Ok(())
     };
     let _ = read();

@@ -7,11 +7,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::open::segment::SegmentReader;
+use super::open::flaws::{Damage, Flaws};
+use super::open::frame::Header;
+use super::open::reader::SegmentReader;
 use super::rows::{NO_TEXT, Rows};
 use super::sealed::parquet_rows::ParquetFile;
 
@@ -25,6 +27,21 @@ pub(super) struct DayInputs {
     pub segments: Vec<PathBuf>,
     /// Only rows with event times in `[start, end)`; all, if `None`.
     pub bounds: Option<(i64, i64)>,
+    /// Taken for the header of a segment that lost its own; without one its rows are.
+    pub other_header: Option<Header>,
+}
+
+impl DayInputs {
+    fn open_segment(&self, segment: usize) -> Result<SegmentReader> {
+        SegmentReader::open_or(&self.segments[segment], self.other_header.as_ref())
+    }
+}
+
+/// What was found of one source of a day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    pub n_rows: u64,
+    pub damage: Option<Damage>,
 }
 
 /// One block of rows in a segment.
@@ -54,8 +71,8 @@ pub(super) struct Survey {
     pub has_status: bool,
     /// Every metric column of any input, those of the schema first.
     pub columns: Vec<String>,
-    /// Segments with a damaged or torn tail, and how many bytes of it are unreadable.
-    pub cut: Vec<(PathBuf, u64)>,
+    /// What of each segment cannot be read, in the order of the inputs.
+    pub flaws: Vec<Flaws>,
 }
 
 impl Survey {
@@ -80,22 +97,22 @@ impl Survey {
             survey.n_without_key += n_without_key;
             survey.n_sealed_rows.push(n_rows);
         }
-        for (segment, path) in inputs.segments.iter().enumerate() {
-            survey.add_segment(segment, path, inputs.bounds)?;
+        for segment in 0..inputs.segments.len() {
+            survey.add_segment(segment, inputs)?;
         }
         survey.frames.sort_by_key(|frame| (frame.written_ms, frame.segment, frame.offset));
         Ok(survey)
     }
 
-    fn add_segment(&mut self, segment: usize, path: &Path, bounds: Option<(i64, i64)>) -> Result<()> {
-        let mut reader = SegmentReader::open(path)?;
+    fn add_segment(&mut self, segment: usize, inputs: &DayInputs) -> Result<()> {
+        let mut reader = inputs.open_segment(segment)?;
         if let Some(header) = &reader.header {
             self.add_columns(&header.metrics);
         }
         let mut rows = Rows::new(0);
         let mut n_rows = 0;
         while let Some(frame) = reader.next_into(&[], &mut rows)? {
-            n_rows += self.count(&rows, bounds);
+            n_rows += self.count(&rows, inputs.bounds);
             let (min, max) = (rows.time_ms.iter().min(), rows.time_ms.iter().max());
             let (Some(min), Some(max)) = (min, max) else { continue };
             self.frames.push(FrameAt {
@@ -106,9 +123,7 @@ impl Survey {
             });
         }
         self.n_segment_rows.push(n_rows);
-        if reader.n_bytes_cut() > 0 {
-            self.cut.push((path.to_owned(), reader.n_bytes_cut()));
-        }
+        self.flaws.push(reader.flaws());
         Ok(())
     }
 
@@ -144,9 +159,12 @@ impl Survey {
         n_rows
     }
 
-    /// Rows per input: sealed files, then segments.
-    pub fn n_rows_by_source(&self) -> Vec<u64> {
-        self.n_sealed_rows.iter().chain(&self.n_segment_rows).copied().collect()
+    /// What was found of each input: sealed files, then segments.
+    pub fn found_by_source(&self) -> Vec<Found> {
+        let whole = |n_rows: &u64| Found { n_rows: *n_rows, damage: None };
+        let segments = self.n_segment_rows.iter().zip(&self.flaws);
+        let of_segment = |(n_rows, flaws): (&u64, &Flaws)| Found { n_rows: *n_rows, damage: flaws.damage };
+        self.n_sealed_rows.iter().map(whole).chain(segments.map(of_segment)).collect()
     }
 
     pub fn n_rows(&self) -> u64 {
@@ -230,7 +248,7 @@ fn collect(
             continue;
         }
         if open.as_ref().is_none_or(|(segment, ..)| *segment != frame.segment) {
-            let reader = SegmentReader::open(&inputs.segments[frame.segment])?;
+            let reader = inputs.open_segment(frame.segment)?;
             let targets = targets_of(&reader, columns);
             open = Some((frame.segment, reader, targets));
         }
@@ -310,7 +328,8 @@ fn complete(rows: &mut Rows, run: &[u32], completing: &[Range<u32>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::open::segment::{SegmentWriter, day_dir, list};
+    use crate::buffer::open::segment::{day_dir, list};
+    use crate::buffer::open::writer::SegmentWriter;
     use crate::buffer::rows::Row;
 
     fn rows(keys: &[(&str, i64, f32)]) -> Rows {

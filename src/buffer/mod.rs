@@ -16,6 +16,7 @@
 
 mod days;
 mod export;
+mod filing;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -25,6 +26,7 @@ mod leases;
 mod merge;
 mod newest;
 mod open;
+mod removed;
 mod repair;
 mod retain;
 mod rotate;
@@ -52,13 +54,17 @@ pub use intake::{
     AppendOptions, AppendReport, Derived, Format, MAX_LABEL_BYTES, MAX_SERVER_NAME_BYTES, MAX_TARGETS,
     OFFLINE, QuarantineStatus, Reason, Source, derive,
 };
+use open::frame::Header;
+
 pub use leases::Lease;
+pub use open::flaws::{Damage, DamagedSegment};
+pub use removed::SetAside;
 pub use repair::{Mended, RepairOptions, RepairReport};
 pub use rotate::{DayFailure, RotateOptions, RotateReport, SealPlan, SealedDay};
 pub use sealed::{RetentionAction, RetentionDecision, RetentionPolicy, RetentionReason, plan_retention};
 pub use status::{BufferStatus, DayState, DayStatus};
 pub use steps::{SourceDigest, step_table};
-pub use verify::{Finding, VerifyOptions, VerifyReport};
+pub use verify::{Finding, TornSegment, VerifyOptions, VerifyReport};
 
 /// The buffer of one site: where its days lie and what their rows mean.
 #[derive(Clone, Debug)]
@@ -118,6 +124,11 @@ impl Buffer {
             looks: Arc::default(),
             checked: Arc::default(),
         }
+    }
+
+    /// What the header of a segment that is begun now says.
+    fn segment_header(&self) -> Header {
+        Header::new(&self.metric_names(), &self.schema.digest(), false)
     }
 
     fn metric_names(&self) -> Vec<String> {

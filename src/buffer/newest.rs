@@ -14,7 +14,8 @@ use crate::fsx;
 
 use super::Buffer;
 use super::days::REACH_DAYS;
-use super::open::segment::{self, SegmentReader};
+use super::open::reader::{self, SegmentReader};
+use super::open::segment;
 use super::rows::Rows;
 use super::sealed::day_file;
 use super::sealed::parquet_rows::ParquetFile;
@@ -68,7 +69,7 @@ impl Buffer {
         let max_ahead_ms = 1000 * i64::from(self.max_future_secs);
         for path in segment::list(dir)?.into_iter().rev() {
             let look = || -> Result<Option<i64>> {
-                let written_ms = segment::last_written_ms(&path)?;
+                let written_ms = reader::last_written_ms(&path)?;
                 let bound = end.min(written_ms.map_or(i64::MIN, |ms| ms.saturating_add(max_ahead_ms + 1)));
                 if newest.is_some_and(|newest| newest + 1 >= bound) {
                     return Ok(None);

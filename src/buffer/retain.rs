@@ -14,7 +14,7 @@ use crate::{calendar, fsx};
 
 use super::Buffer;
 use super::intake::quarantine;
-use super::repair::removed_days;
+use super::removed;
 use super::rotate::RotateReport;
 use super::sealed::retention::{
     self, RetentionAction, RetentionDecision, RetentionPolicy, RetentionReason, plan_retention,
@@ -92,8 +92,13 @@ impl Buffer {
         if gate.leased()?.iter().any(|(first, end)| (*first..*end).contains(&decision.date)) {
             return Ok(false);
         }
+        // First, and for good, because aggregates without their day are the sign of a day that is lost.
+        let steps = cache::path(&self.steps_dir, decision.date);
+        if fsx::exists(&steps)? {
+            fsx::remove_file(&steps)?;
+            fsx::sync_dir(&self.steps_dir)?;
+        }
         retention::delete(path)?;
-        fsx::remove_file(&cache::path(&self.steps_dir, decision.date))?;
         Ok(true)
     }
 
@@ -105,7 +110,7 @@ impl Buffer {
                 fsx::remove_file(&path)?;
             }
         }
-        for (date, dir) in removed_days(&self.removed_dir)? {
+        for (date, dir) in removed::days(&self.removed_dir)? {
             if date < oldest_kept {
                 fsx::discard_dir(&dir)?;
             }

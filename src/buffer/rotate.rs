@@ -17,13 +17,14 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
-use crate::fsx::{self, Lock, STAGING_PREFIX, disk};
+use crate::fsx::{self, Lock, disk};
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
 use super::merge::{self, DayInputs, Survey};
-use super::open::rescue::Rescued;
-use super::open::segment::{self, Header};
+use super::open::flaws::{Damage, DamagedSegment};
+use super::open::segment;
+use super::removed;
 use super::sealed::day_file::{self, Layout};
 use super::sealed::retention::RetentionDecision;
 use super::steps::cache;
@@ -76,8 +77,10 @@ pub struct SealedDay {
     /// Length of the day file; 0 if the day turned out to have no rows and got none.
     pub size_bytes: u64,
     pub is_merge: bool,
-    /// Bytes of segments that a reader gave up on; the damaged segments lie in quarantine.
-    pub n_bytes_cut: u64,
+    /// Segments of which not all could be read: damaged ones lie in `removed/`, as they were.
+    pub damaged: Vec<DamagedSegment>,
+    /// Bytes at the end of segments that were never completed, and never acknowledged.
+    pub n_bytes_torn: u64,
 }
 
 /// A day that could not be dealt with; its data is where it was.
@@ -104,6 +107,13 @@ pub struct RotateReport {
     pub failed: Vec<DayFailure>,
     pub warnings: Vec<String>,
     pub duration_secs: f64,
+}
+
+impl RotateReport {
+    /// Whether rows that were acknowledged could not be sealed.
+    pub fn has_damage(&self) -> bool {
+        self.sealed.iter().any(|day| !day.damaged.is_empty())
+    }
 }
 
 impl Buffer {
@@ -134,8 +144,8 @@ impl Buffer {
             report.planned = self.plan_seals(today, options)?;
         }
         if !options.dry_run {
-            self.apply_seals(&mut report, progress);
-            self.write_steps(&mut report, progress)?;
+            self.apply_seals(&mut report, now, progress);
+            self.write_steps(&mut report, today, progress)?;
         }
         if !self.is_foreign {
             self.retain(&mut report, today)?;
@@ -164,17 +174,19 @@ impl Buffer {
 
     /// Deletes what killed runs left unfinished; what cannot be deleted is a warning.
     ///
-    /// Day files and copies of damaged segments are written under the rotation's lock only, so nobody is at work
+    /// Day files and copies of damaged files are written under the rotation's lock only, so nobody is at work
     /// on them. Aggregates are written by readers too, and quarantine belongs to appenders.
     fn sweep_staging(&self, report: &mut RotateReport) {
-        let segments = self.quarantine_dir.join("segments");
-        let mut places = vec![(&segments, Duration::ZERO)];
-        places.extend([&self.steps_dir, &self.quarantine_dir].map(|dir| (dir, ABANDONED)));
+        let mut places = [&self.steps_dir, &self.quarantine_dir].map(|dir| (dir.clone(), ABANDONED)).to_vec();
         if !self.is_foreign {
-            places.push((&self.dir, Duration::ZERO));
+            places.push((self.dir.clone(), Duration::ZERO));
+        }
+        match removed::days(&self.removed_dir) {
+            Ok(days) => places.extend(days.into_iter().map(|(_, dir)| (dir, Duration::ZERO))),
+            Err(error) => report.warnings.push(format!("{error:#}")),
         }
         for (dir, untouched_for) in places {
-            if let Err(error) = fsx::sweep_staging(dir, untouched_for) {
+            if let Err(error) = fsx::sweep_staging(&dir, untouched_for) {
                 report.warnings.push(format!("{error:#}"));
             }
         }
@@ -234,44 +246,45 @@ impl Buffer {
         })
     }
 
-    pub(super) fn apply_seals(&self, report: &mut RotateReport, progress: &dyn Progress) {
+    pub(super) fn apply_seals(&self, report: &mut RotateReport, now: DateTime<Utc>, progress: &dyn Progress) {
         let plans: Vec<SealPlan> =
             report.planned.iter().filter(|plan| plan.n_segments > 0).cloned().collect();
         for (done, plan) in plans.iter().enumerate() {
             let (done, total) = (done as u64, plans.len() as u64);
             let detail = plan.date.to_string();
             progress.tick(&Tick { stage: "seal", done, total, unit: "days", detail });
-            let sealed = self.write_sealed(plan).and_then(|sealed| {
+            let sealed = self.write_sealed(plan, now).and_then(|sealed| {
                 self.drop_segments(plan)?;
                 Ok(sealed)
             });
             match sealed {
-                Ok(sealed) => report.sealed.push(sealed),
+                Ok(sealed) => {
+                    let dir = self.removed_dir.join(sealed.date.to_string());
+                    let warning = |segment: &DamagedSegment| {
+                        let (file, damage) = (segment.file.display(), segment.damage);
+                        format!(
+                            "{file}: {damage}; the others are sealed, and it lies as it was in {}",
+                            dir.display()
+                        )
+                    };
+                    report.warnings.extend(sealed.damaged.iter().map(warning));
+                    report.sealed.push(sealed);
+                }
                 Err(error) => report.fail(plan.date, "seal", &error),
             }
-        }
-        for sealed in report.sealed.iter().filter(|sealed| sealed.n_bytes_cut > 0) {
-            let SealedDay { date, n_bytes_cut, .. } = sealed;
-            report.warnings.push(format!(
-                "{date}: {n_bytes_cut} bytes at the end of segments were torn; the segments are in quarantine"
-            ));
         }
     }
 
     /// Merges what the plan names into the day file; the segments stay.
-    pub(super) fn write_sealed(&self, plan: &SealPlan) -> Result<SealedDay> {
+    pub(super) fn write_sealed(&self, plan: &SealPlan, now: DateTime<Utc>) -> Result<SealedDay> {
         let path = day_file::path(&self.dir, plan.date);
         let sealed = if fsx::exists(&path)? { vec![path.clone()] } else { Vec::new() };
         // Sealed anew, what was damaged would pass for whole.
         sealed.iter().try_for_each(|path| day_file::ensure_whole(path, plan.date).map(drop))?;
-        let mut inputs = DayInputs { sealed, segments: plan.segments.clone(), bounds: None };
-        let mut survey = Survey::of(&inputs, &self.metric_names())?;
-        let cut = std::mem::take(&mut survey.cut);
-        self.keep_damaged(plan.date, &cut)?;
-        let rescued = self.rescue(&cut, &mut inputs)?;
-        if !rescued.is_empty() {
-            survey = Survey::of(&inputs, &self.metric_names())?;
-        }
+        let (segments, other_header) = (plan.segments.clone(), Some(self.segment_header()));
+        let inputs = DayInputs { sealed, segments, bounds: None, other_header };
+        let survey = Survey::of(&inputs, &self.metric_names())?;
+        let damaged = self.set_flawed_aside(plan, &survey, now)?;
         let mut day = SealedDay {
             date: plan.date,
             n_rows: 0,
@@ -281,7 +294,8 @@ impl Buffer {
             n_segments: plan.segments.len(),
             size_bytes: 0,
             is_merge: plan.is_merge,
-            n_bytes_cut: cut.iter().map(|(_, n_bytes)| n_bytes).sum(),
+            damaged,
+            n_bytes_torn: survey.flaws.iter().map(|flaws| flaws.n_bytes_torn).sum(),
         };
         if survey.n_rows() > 0 {
             self.ensure_room_to_seal(plan, &path)?;
@@ -292,14 +306,13 @@ impl Buffer {
             })?;
             day.size_bytes = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
         }
-        rescued.iter().try_for_each(|path| fsx::remove_file(path))?;
         Ok(day)
     }
 
     /// A day file is smaller than what it is made of; appending stops early enough to leave that much.
     fn ensure_room_to_seal(&self, plan: &SealPlan, path: &Path) -> Result<()> {
         let sealed_bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
-        fsx::ensure_room(&self.dir, plan.size_bytes + sealed_bytes)
+        fsx::ensure_room(&self.dir, plan.size_bytes + sealed_bytes).map(drop)
     }
 
     fn layout_of(&self, date: NaiveDate, survey: &Survey) -> Layout {
@@ -321,41 +334,25 @@ impl Buffer {
         }
     }
 
-    /// Copies segments with unreadable bytes to quarantine before they are deleted.
-    fn keep_damaged(&self, date: NaiveDate, cut: &[(PathBuf, u64)]) -> Result<()> {
-        for (path, _) in cut {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let copy = self.quarantine_dir.join("segments").join(format!("{date}-{name}"));
-            fsx::write_durable_with(&copy, |file| {
-                let mut source = fs::File::open(path).with_context(|| format!("read {}", path.display()))?;
-                std::io::copy(&mut source, file)?;
-                Ok(())
-            })?;
+    /// Copies segments that cannot be read to their end aside before they are deleted; returns the damaged ones.
+    fn set_flawed_aside(
+        &self,
+        plan: &SealPlan,
+        survey: &Survey,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<DamagedSegment>> {
+        let mut damaged = Vec::new();
+        for (path, flaws) in plan.segments.iter().zip(&survey.flaws) {
+            let problem = match (flaws.damage, flaws.n_bytes_torn) {
+                (Some(damage), _) => damage.to_string(),
+                (None, 0) => continue,
+                (None, n) => format!("{n} bytes at its end were never completed"),
+            };
+            removed::keep(&self.removed_dir, plan.date, path, &problem, now)?;
+            let segment = |damage: Damage| DamagedSegment { date: plan.date, file: path.clone(), damage };
+            damaged.extend(flaws.damage.map(segment));
         }
-        Ok(())
-    }
-
-    /// Where good frames lie behind damaged ones, the good ones of such a segment are read instead of it: from files under
-    /// names that a sweep takes, which are returned.
-    fn rescue(&self, cut: &[(PathBuf, u64)], inputs: &mut DayInputs) -> Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for (path, n_bytes_cut) in cut {
-            let rescued =
-                Rescued::of(path, &Header::new(&self.metric_names(), &self.schema.digest(), false))?;
-            if rescued.n_bad_bytes == *n_bytes_cut {
-                continue;
-            }
-            let name = format!("{STAGING_PREFIX}{}", path.file_name().unwrap_or_default().to_string_lossy());
-            let file = self.quarantine_dir.join("segments").join(name);
-            rescued.write_to(&file)?;
-            inputs
-                .segments
-                .iter_mut()
-                .filter(|segment| *segment == path)
-                .for_each(|found| found.clone_from(&file));
-            files.push(file);
-        }
-        Ok(files)
+        Ok(damaged)
     }
 
     /// Deletes the segments whose rows are in the day file now.
@@ -373,7 +370,12 @@ impl Buffer {
     }
 
     /// Aggregates every sealed day that has no fresh aggregates.
-    fn write_steps(&self, report: &mut RotateReport, progress: &dyn Progress) -> Result<()> {
+    fn write_steps(
+        &self,
+        report: &mut RotateReport,
+        today: NaiveDate,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let days = self.days()?;
         for (done, day) in days.iter().enumerate() {
             let (done, total) = (done as u64, days.len() as u64);
@@ -385,16 +387,27 @@ impl Buffer {
                 Err(error) => report.fail(day.date, "aggregate", &error),
             }
         }
-        self.drop_orphan_steps(&days.iter().map(|day| day.date).collect::<Vec<_>>())
+        let days: Vec<NaiveDate> = days.iter().map(|day| day.date).collect();
+        self.drop_orphan_steps(&days, today, report)
     }
 
-    /// Aggregates of days that are gone go, too.
-    fn drop_orphan_steps(&self, days: &[NaiveDate]) -> Result<()> {
-        for entry in fsx::list_dir(&self.steps_dir)? {
-            let date = entry.file_name().to_str().and_then(cache::date_of);
-            if date.is_some_and(|date| !days.contains(&date)) {
-                fsx::remove_file(&entry.path())?;
+    /// Aggregates of days that are gone go, too; that a day is gone which retention keeps is told.
+    fn drop_orphan_steps(
+        &self,
+        days: &[NaiveDate],
+        today: NaiveDate,
+        report: &mut RotateReport,
+    ) -> Result<()> {
+        let oldest_kept = calendar::days_before(today, self.retention.kept_days);
+        for (date, path) in cache::list(&self.steps_dir)? {
+            if days.contains(&date) {
+                continue;
             }
+            if date >= oldest_kept {
+                let file = day_file::path(&self.dir, date);
+                report.warnings.push(format!("{} is gone; its step aggregates went, too", file.display()));
+            }
+            fsx::remove_file(&path)?;
         }
         Ok(())
     }
@@ -403,7 +416,6 @@ impl Buffer {
 impl RotateReport {
     pub(super) fn fail(&mut self, date: NaiveDate, verb: &str, error: &anyhow::Error) {
         let (message, _) = crate::error::message_and_hint(error);
-        self.warnings.push(format!("{verb} {date}: {message}; the other days go on"));
         self.failed.push(DayFailure { date, error: format!("{verb}: {message}") });
     }
 }

@@ -1,4 +1,4 @@
-//! `buffer status`: what is there, read from footers and frame heads, never from the rows.
+//! `buffer status`: what is there, read from footers and from the blocks of segments, by their checksums; no row is decoded.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,10 @@ use serde::Serialize;
 
 use super::Buffer;
 use super::intake::quarantine::{self, QuarantineStatus};
+use super::open::flaws::DamagedSegment;
+use super::open::reader::Contents;
 use super::open::segment;
+use super::removed::{self, SetAside};
 use super::sealed::day_file::{self, SERVERS_KEY};
 use super::sealed::parquet_rows::ParquetFile;
 
@@ -42,6 +45,8 @@ pub struct DayStatus {
     pub n_live_segments: usize,
     /// Servers in the day file, where it says so.
     pub n_servers: Option<u64>,
+    /// Segments that are damaged; the good rows behind the damage are counted.
+    pub damaged: Vec<DamagedSegment>,
     /// What is wrong with an unreadable day.
     pub error: Option<String>,
 }
@@ -66,6 +71,8 @@ pub struct BufferStatus {
     pub n_late_segments: usize,
     pub n_unreadable: usize,
     pub quarantine: QuarantineStatus,
+    /// What repairs and rotations took away because it is damaged.
+    pub set_aside: Vec<SetAside>,
 }
 
 impl Buffer {
@@ -99,6 +106,7 @@ impl Buffer {
             n_late_segments: days.iter().filter(|d| d.state == DayState::Late).map(|d| d.n_segments).sum(),
             n_unreadable: days.iter().filter(|d| d.state == DayState::Unreadable).count(),
             quarantine: quarantine::status(&self.quarantine_dir)?,
+            set_aside: removed::list(&self.removed_dir)?,
             days,
         })
     }
@@ -115,6 +123,7 @@ fn day_status(date: NaiveDate, file: Option<&PathBuf>, open: Option<&PathBuf>) -
         n_segments: 0,
         n_live_segments: 0,
         n_servers: None,
+        damaged: Vec::new(),
         error: None,
     };
     if let Some(dir) = open {
@@ -141,10 +150,14 @@ fn day_status(date: NaiveDate, file: Option<&PathBuf>, open: Option<&PathBuf>) -
 
 fn add_segments(day: &mut DayStatus, dir: &Path) -> Result<()> {
     for path in segment::list(dir)? {
-        match fs::metadata(&path).map(|meta| meta.len()).context("its length").and_then(|size_bytes| {
-            Ok((size_bytes, segment::count_rows(&path)?, segment::is_segment_live(&path)?))
-        }) {
-            Ok((size_bytes, n_rows, is_live)) => {
+        match fs::metadata(&path)
+            .map(|meta| meta.len())
+            .context("its length")
+            .and_then(|size_bytes| Ok((size_bytes, Contents::of(&path)?, segment::is_segment_live(&path)?)))
+        {
+            Ok((size_bytes, Contents { n_rows, flaws }, is_live)) => {
+                let damaged = |damage| DamagedSegment { date: day.date, file: path.clone(), damage };
+                day.damaged.extend(flaws.damage.map(damaged));
                 day.n_segments += 1;
                 day.n_live_segments += usize::from(is_live);
                 day.size_bytes += size_bytes;

@@ -385,7 +385,7 @@ fn a_kill_between_any_two_steps_of_a_rotation_loses_and_doubles_nothing() {
     let plans = bench.buffer().plan_seals(date("2024-01-02"), &RotateOptions::default()).unwrap();
     assert_eq!(bench.buffer().read_steps(day).unwrap(), expected.1);
     // After the day file, before any segment is dropped.
-    bench.buffer().write_sealed(&plans[0]).unwrap();
+    bench.buffer().write_sealed(&plans[0], bench.now).unwrap();
     assert_eq!(bench.buffer().read_steps(day).unwrap(), expected.1);
     // After one of the two segments is dropped.
     let segments = segment::list(&segment::day_dir(&bench.buffer().open_dir, day)).unwrap();
@@ -397,17 +397,22 @@ fn a_kill_between_any_two_steps_of_a_rotation_loses_and_doubles_nothing() {
 }
 
 #[test]
-fn a_torn_segment_is_sealed_up_to_the_tear_and_kept_in_quarantine() {
+fn a_torn_segment_is_sealed_up_to_the_tear_and_set_aside_without_a_word() {
     let bench = Bench::new(&["cpu"], "2024-01-02T12:00:00Z");
     bench.append(&record("2024-01-01T00:00:00Z", "a", 1.0));
     let buffer = bench.buffer();
     let path = segment::list(&segment::day_dir(&buffer.open_dir, date("2024-01-01"))).unwrap().remove(0);
     let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(b"torn").unwrap();
+    let verified = buffer.verify(&VerifyOptions::default(), &Silent).unwrap();
+    assert_eq!((verified.findings.len(), verified.torn.len(), verified.torn[0].n_bytes), (0, 1, 4));
+    assert!(buffer.repair(&RepairOptions::default(), bench.now, &Silent).unwrap().mended.is_empty());
     let report = bench.rotate();
-    assert_eq!((report.sealed[0].n_rows, report.sealed[0].n_bytes_cut), (1, 4));
-    assert_eq!(report.warnings.len(), 1);
-    assert_eq!(std::fs::read_dir(buffer.quarantine_dir.join("segments")).unwrap().count(), 1);
+    assert_eq!((report.sealed[0].n_rows, report.sealed[0].n_bytes_torn), (1, 4));
+    assert!(report.sealed[0].damaged.is_empty() && report.warnings.is_empty());
+    let set_aside = buffer.status(bench.now).unwrap().set_aside;
+    assert_eq!(set_aside[0].problem.as_deref(), Some("4 bytes at its end were never completed"));
+    assert!(std::fs::read(&set_aside[0].kept).unwrap().ends_with(b"torn"));
 }
 
 #[test]
@@ -714,7 +719,7 @@ fn every_row_of_a_foreign_buffer_belongs_to_exactly_one_day_of_any_zone() {
 }
 
 #[test]
-fn verify_finds_flipped_bits_missing_days_and_wrong_schemas() {
+fn verify_finds_flipped_bits_and_wrong_schemas_and_names_gaps() {
     let mut bench = Bench::new(&["cpu"], "2024-01-05T12:00:00Z");
     let mut text = String::new();
     for second in 0..2000 {
@@ -726,15 +731,19 @@ fn verify_finds_flipped_bits_missing_days_and_wrong_schemas() {
     bench.rotate();
     bench.append(&record("2024-01-03T00:00:05Z", "a", 2.0));
     let verify = |bench: &Bench| {
-        let report = bench.buffer().verify(&VerifyOptions { read_data: true, day: None }, &Silent).unwrap();
+        let report = bench
+            .buffer()
+            .verify(&VerifyOptions { read_data: true, ..VerifyOptions::default() }, &Silent)
+            .unwrap();
         let messages: Vec<String> =
             report.findings.iter().map(|found| format!("{} {}", found.date, found.message)).collect();
         (report.n_rows, messages)
     };
-    let missing = "2024-01-02 there is no data for this day".to_owned();
-    assert_eq!(verify(&bench), (2002, vec![missing.clone()]));
+    assert_eq!(verify(&bench), (2002, Vec::new()));
+    let missing = bench.buffer().verify(&VerifyOptions::default(), &Silent).unwrap().missing;
+    assert_eq!(missing, [date("2024-01-02")], "a gap is a fact");
     bench.config.metrics.push(Metric::new("mem", ""));
-    assert_eq!(verify(&bench).1.len(), 3);
+    assert_eq!(verify(&bench).1.len(), 2);
     bench.config.metrics.pop();
     let path = day_file::path(&bench.buffer().dir, date("2024-01-01"));
     let bytes = std::fs::read(&path).unwrap();
@@ -748,10 +757,10 @@ fn verify_finds_flipped_bits_missing_days_and_wrong_schemas() {
         damaged[at] ^= 0x10;
         rot(&damaged);
         let found = verify(&bench).1;
-        assert!(found.len() >= 2 && found[0].starts_with("2024-01-01"), "flipped at {at}: {found:?}");
+        assert!(!found.is_empty() && found[0].starts_with("2024-01-01"), "flipped at {at}: {found:?}");
     }
     rot(&bytes);
-    assert_eq!(verify(&bench).1, [missing]);
+    assert_eq!(verify(&bench).1, Vec::<String>::new());
 }
 
 /// Not a test of correctness: prints the rate of the hot path (`--no-capture` shows it).
@@ -817,10 +826,12 @@ fn times_that_cannot_be_are_left_out_and_told() {
             buffer.days().unwrap().iter().map(|day| buffer.read_steps(day.date).unwrap().n_raw_rows()).sum();
         assert_eq!(n_rows, 1, "{zone}");
         assert_eq!(buffer.newest_time_ms(i64::MAX).unwrap(), Some(good.1), "{zone}");
-        let findings =
-            buffer.verify(&VerifyOptions { read_data: true, day: None }, &Silent).unwrap().findings;
+        let findings = buffer
+            .verify(&VerifyOptions { read_data: true, ..VerifyOptions::default() }, &Silent)
+            .unwrap()
+            .findings;
         assert!(
-            findings.iter().any(|found| found.message.starts_with("4 rows have no time")),
+            findings.iter().any(|found| found.message.starts_with("it has 4 rows without a time")),
             "{findings:?}"
         );
         write_foreign(&path, &absurd);
@@ -848,8 +859,8 @@ fn a_rotation_sweeps_what_killed_runs_left() {
     bench.append(&record("2024-01-01T00:00:00Z", "a", 1.0));
     bench.rotate();
     let buffer = bench.buffer();
-    let segments = buffer.quarantine_dir.join("segments");
-    let folders = [&buffer.dir, &segments, &buffer.steps_dir, &buffer.quarantine_dir];
+    let removed = buffer.removed_dir.join("2024-01-01");
+    let folders = [&buffer.dir, &removed, &buffer.steps_dir, &buffer.quarantine_dir];
     let long_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
     for dir in folders {
         std::fs::create_dir_all(dir).unwrap();

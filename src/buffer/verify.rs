@@ -1,9 +1,10 @@
-//! `buffer verify`: finds what is damaged, missing or misplaced, and changes nothing.
+//! `buffer verify`: finds what is damaged, gone or misplaced, and changes nothing.
 //!
 //! Whatever this program wrote carries its own digest or checksums, so that any flipped bit is a finding: day files and
 //! step aggregates a stamp, segments a checksum per block, quarantine one per line. Files from elsewhere have none; they
 //! are named, and compared with the sha256 that was taken when they were aggregated.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,20 +20,22 @@ use super::Buffer;
 use super::intake::quarantine;
 use super::merge::{DayInputs, Survey};
 use super::open::segment;
+use super::removed::{self, SetAside};
 use super::sealed::day_file;
 use super::sealed::parquet_rows::ParquetFile;
 use super::sealed::proof::{self, Checksums, Proof};
 use super::sealed::stamp::{self, Stamped};
-use super::steps::aggregate::StepBuilder;
 use super::steps::cache::{self, FileId};
 
 /// What to look at.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct VerifyOptions {
     /// Decodes every value too, and checks order and days of the rows.
     pub read_data: bool,
     /// Only this day.
     pub day: Option<NaiveDate>,
+    /// Days that must be there, each with the sign of it, as a phrase: what was made of the buffer remembers them.
+    pub known_days: BTreeMap<NaiveDate, String>,
 }
 
 impl VerifyOptions {
@@ -45,9 +48,17 @@ impl VerifyOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub date: NaiveDate,
-    /// The file it was found in; none for a missing day.
-    pub file: Option<PathBuf>,
+    /// The file it was found in, or that is gone.
+    pub file: PathBuf,
     pub message: String,
+}
+
+/// A segment that ends in a block that was never completed: nobody was told that its rows are safe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TornSegment {
+    pub date: NaiveDate,
+    pub file: PathBuf,
+    pub n_bytes: u64,
 }
 
 /// What a check of the buffer found.
@@ -61,6 +72,12 @@ pub struct VerifyReport {
     pub n_aggregates: u64,
     /// Day files without a digest of their own: from elsewhere, or older. A flipped bit in them may stay unseen.
     pub unstamped: Vec<NaiveDate>,
+    /// Days without data, of which nothing says that there ever was any: no finding.
+    pub missing: Vec<NaiveDate>,
+    /// Segments whose writer was stopped in the middle of a block.
+    pub torn: Vec<TornSegment>,
+    /// What repairs and rotations took away because it is damaged.
+    pub set_aside: Vec<SetAside>,
     /// Rows by the footers, or with `read_data` rows that were read.
     pub n_rows: u64,
     pub has_read_data: bool,
@@ -69,7 +86,7 @@ pub struct VerifyReport {
 
 impl Buffer {
     /// Checks every day of the buffer, or one: each byte of the files that carry a digest, the checksums of segments and
-    /// quarantine, footers, schema, days without data; with `read_data` also every value of the day files, their
+    /// quarantine, footers, schema, days that are gone; with `read_data` also every value of the day files, their
     /// order, and that each row lies in its day.
     ///
     /// - Errors: a folder cannot be listed. What is wrong with a file is a finding, not an error.
@@ -95,21 +112,31 @@ impl Buffer {
         self.verify_aggregates(options, &mut report)?;
         self.verify_quarantine(options, &mut report)?;
         self.find_missing_days(options, &mut report)?;
+        report.set_aside = removed::list(&self.removed_dir)?;
+        report.set_aside.retain(|kept| options.covers(kept.date));
         report.duration_secs = started.elapsed().as_secs_f64();
         Ok(report)
     }
 
+    /// Days without data: one that was there before is a finding, one that never was is a fact.
     fn find_missing_days(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
-        let dates: Vec<NaiveDate> = self.days()?.into_iter().map(|day| day.date).collect();
-        let expected = match (options.day, dates.first(), dates.last()) {
-            (Some(day), ..) => vec![day],
-            (None, Some(first), Some(last)) => calendar::days_between(*first, *last).collect(),
-            _ => Vec::new(),
-        };
-        for date in expected.into_iter().filter(|date| dates.binary_search(date).is_err()) {
-            let message = "there is no data for this day".to_owned();
-            report.findings.push(Finding { date, file: None, message });
+        let there: BTreeSet<NaiveDate> = self.days()?.into_iter().map(|day| day.date).collect();
+        let aggregated = cache::list(&self.steps_dir)?.into_iter().map(|(date, _)| date);
+        let mut gone: BTreeMap<NaiveDate, String> = options.known_days.clone();
+        gone.extend(aggregated.map(|date| (date, "its step aggregates are there".to_owned())));
+        gone.retain(|date, _| options.covers(*date) && !there.contains(date));
+        for (date, sign) in &gone {
+            let message = format!("the day is gone: {sign}, but none of its rows");
+            report.add(*date, &day_file::path(&self.dir, *date), message);
         }
+        let ends = || Some((*there.first()?, *there.last()?));
+        let expected = match (options.day, ends()) {
+            (Some(day), _) => vec![day],
+            (None, Some((first, last))) => calendar::days_between(first, last).collect(),
+            (None, None) => Vec::new(),
+        };
+        let is_missing = |date: &NaiveDate| !there.contains(date) && !gone.contains_key(date);
+        report.missing = expected.into_iter().filter(is_missing).collect();
         Ok(())
     }
 
@@ -132,6 +159,9 @@ impl Buffer {
         for name in self.metric_names().iter().filter(|name| !numeric.contains(name)) {
             let wrong = if file.has_column(name) { "is not numeric" } else { "is missing" };
             report.add(date, path, format!("metric `{name}` {wrong}"));
+        }
+        if let Some(problem) = self.misnamed(date, &file) {
+            report.add(date, path, problem);
         }
         if report.has_read_data {
             return self.verify_rows(date, path, &mut file, report);
@@ -203,36 +233,17 @@ impl Buffer {
         let columns = file.numeric_columns();
         let recorded = file.value_of(proof::KEY).map(Checksums::parse).transpose()?;
         let mut proof = recorded.as_ref().map(|sums| Proof::of_blocks(&columns, sums.block_rows));
-        let bounds = self.is_cut_here(file).then(|| calendar::day_bounds_ms(date, self.zone));
-        // Only the order of the rows is of interest here, which the builder checks.
-        let mut order = StepBuilder::new(&self.schema, self.step_secs);
-        let (mut n_rows, mut n_outside, mut n_disordered) = (0u64, 0u64, 0u64);
-        let n_without_key = file.read_rows(&columns, None, &mut |rows| {
-            n_rows += rows.len() as u64;
-            for idx in 0..rows.len() {
-                let row = rows.row(idx);
-                let is_inside = bounds.is_none_or(|(start, end)| (start..end).contains(&row.time_ms));
-                n_outside += u64::from(!is_inside);
-                n_disordered += u64::from(!order.push(row));
-                if let Some(proof) = &mut proof {
-                    proof.add(row);
-                }
+        let filing = self.filing_of(date, file, &mut |row| {
+            if let Some(proof) = &mut proof {
+                proof.add(row);
             }
-            Ok(())
         })?;
-        report.n_rows += n_rows;
+        report.n_rows += filing.n_rows;
         if proof.map(Proof::finish) != recorded {
             let message = "its rows are not those that were sealed: their checksums differ";
             report.add(date, path, message.to_owned());
         }
-        let counts = [
-            (n_without_key, "rows have no time that can be, or no server"),
-            (n_outside, "rows belong to another day"),
-            (n_disordered, "rows repeat a time of their server or come before it"),
-        ];
-        for (n, what) in counts.into_iter().filter(|(n, _)| *n > 0) {
-            report.add(date, path, format!("{n} {what}"));
-        }
+        filing.problems().into_iter().for_each(|problem| report.add(date, path, problem));
         Ok(())
     }
 
@@ -241,10 +252,17 @@ impl Buffer {
         match Survey::of(&inputs, &[]) {
             Ok(survey) => {
                 report.n_rows += survey.n_rows();
-                // The writer of a live segment may be in the middle of a block.
-                let is_live = segment::is_segment_live(path).unwrap_or(false);
-                for (_, n_bytes) in survey.cut.iter().filter(|_| !is_live) {
-                    report.add(date, path, format!("{n_bytes} bytes at its end are unreadable"));
+                let flaws = survey.flaws.first().copied().unwrap_or_default();
+                if let Some(damage) = flaws.damage {
+                    report.add(date, path, damage.to_string());
+                }
+                // A writer that is at work is in the middle of a block.
+                if flaws.n_bytes_torn > 0 && !segment::is_segment_live(path).unwrap_or(false) {
+                    report.torn.push(TornSegment {
+                        date,
+                        file: path.to_owned(),
+                        n_bytes: flaws.n_bytes_torn,
+                    });
                 }
             }
             // Sealed meanwhile.
@@ -256,6 +274,6 @@ impl Buffer {
 
 impl VerifyReport {
     fn add(&mut self, date: NaiveDate, path: &Path, message: String) {
-        self.findings.push(Finding { date, file: Some(path.to_owned()), message });
+        self.findings.push(Finding { date, file: path.to_owned(), message });
     }
 }

@@ -52,6 +52,12 @@ pub fn bytes(value: u64) -> String {
     if unit == 0 { format!("{value} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
+/// A number of things: `1 row`, `2 rows`; `one` is the word for one of them.
+pub fn plural(n: u64, one: &str) -> String {
+    let ending = if n == 1 { "" } else { "s" };
+    format!("{} {one}{ending}", count(n))
+}
+
 /// A whole number with thin groups of three.
 pub fn count(value: u64) -> String {
     let digits = value.to_string();
@@ -71,6 +77,7 @@ mod tests {
 
     #[test]
     fn figures_read_well() {
+        assert_eq!((plural(1, "row"), plural(1200, "row")), ("1 row".into(), "1 200 rows".into()));
         assert_eq!(count(1_234_567), "1 234 567");
         assert_eq!(count(12), "12");
         assert_eq!(bytes(1_500_000), "1.5 MB");

@@ -81,7 +81,8 @@ const SCALARS: [(&str, &str); 15] = [
 const SECTIONS: [(&str, &str); 11] = [
     (
         "buffer",
-        "retention_action = \"archive\" moves days that are too old to archive_dir (another disk will do) instead of\ndeleting them. Rows are refused while less than min_free_disk_mb is free, so that open days can still be sealed.",
+        "retention_action = \"archive\" moves days that are too old to archive_dir (another disk will do) instead of\ndeleting them. Rows are refused while less than min_free_disk_mb is free, beside what
+sealing the largest open day takes, which is kept in any case.",
     ),
     (
         "input",

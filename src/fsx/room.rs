@@ -2,28 +2,27 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
 use crate::error::HintExt;
 use crate::platform;
 
-/// Checks that `n_bytes` are free on the disk that holds `dir`, or will hold it.
+/// Checks that `n_bytes` are free on the disk that holds `dir`, or will hold it; returns how many are free beyond these.
 ///
 /// - Errors: less is free (both are told), or nobody can say how much.
-pub fn ensure_room(dir: &Path, n_bytes: u64) -> Result<()> {
+pub fn ensure_room(dir: &Path, n_bytes: u64) -> Result<u64> {
     let mut there = dir;
     while !super::exists(there)? {
         there = there.parent().context("every path has a root")?;
     }
     let free = platform::free_bytes(there)
         .with_context(|| format!("see how much is free at {}", there.display()))?;
-    if free >= n_bytes {
-        return Ok(());
+    if let Some(beyond) = free.checked_sub(n_bytes) {
+        return Ok(beyond);
     }
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let refused: Result<()> =
-        (|| bail!("the disk of {} has {} MiB free, {} are needed", dir.display(), mib(free), mib(n_bytes)))();
-    refused.hint(|| {
+    // Rounded so that what is told never contradicts the refusal.
+    let (free, needed) = (free >> 20, n_bytes.div_ceil(1 << 20));
+    Err(anyhow!("the disk of {} has {free} MiB free, {needed} are needed", dir.display())).hint(|| {
         "free some space (`tftctl buffer rotate` lets old days go), or lower `buffer.min_free_disk_mb`".into()
     })
 }

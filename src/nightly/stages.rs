@@ -147,9 +147,7 @@ impl<'a> Run<'a> {
     fn rotate(&mut self) -> Result<RotateSummary> {
         let options = RotateOptions { include_open: false, dry_run: false };
         let report = self.buffer.rotate(&options, self.now, self.progress)?;
-        for warning in &report.warnings {
-            self.warn(warning.clone());
-        }
+        report.warnings.iter().for_each(|warning| self.remember(warning.clone()));
         let summary = RotateSummary::of(&report);
         for day in &summary.days_failed {
             self.progress.warn(&format!("not sealed: {day}"));

@@ -51,8 +51,8 @@ impl DaySource for Buffer {
 
 fn sources_of(date: NaiveDate, digests: Vec<SourceDigest>) -> Vec<Source> {
     let source = |found: SourceDigest| {
-        let SourceDigest { file, sha256, n_rows } = found;
-        Source { date, file, sha256, n_rows }
+        let SourceDigest { file, sha256, n_rows, damage } = found;
+        Source { date, file, sha256, n_rows, damage }
     };
     digests.into_iter().map(source).collect()
 }

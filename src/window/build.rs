@@ -95,6 +95,7 @@ pub fn build_from(
 ) -> Result<Window> {
     for _ in 0..MAX_ATTEMPTS {
         let plan = plan(source, site, request, now)?;
+        warn_of_damage(&plan.sources, progress);
         if let Some(window) = store::find(site, &plan.id)? {
             match window.verify() {
                 Ok(()) => {
@@ -133,6 +134,7 @@ pub fn inspect_from(
     progress: &dyn Progress,
 ) -> Result<QualityReport> {
     let plan = plan(source, site, request, now)?;
+    warn_of_damage(&plan.sources, progress);
     Ok(look(source, site, &plan, &mut |_, _| Ok(()), progress)?.report)
 }
 
@@ -153,7 +155,11 @@ pub fn recent_from(
     let dates = source.dates()?;
     let days: Vec<NaiveDate> = dates.into_iter().filter(|day| (first..=last).contains(day)).collect();
     // A few days, of which the last may be open: each is read once, and kept.
-    let read = |day: &NaiveDate| Ok((*day, source.read(*day)?.0));
+    let read = |day: &NaiveDate| {
+        let (table, sources) = source.read(*day)?;
+        warn_of_damage(&sources, progress);
+        Ok((*day, table))
+    };
     let mut tables: BTreeMap<NaiveDate, StepTable> = days.iter().map(read).collect::<Result<_>>()?;
     let schema = site.schema();
     let cast = survey(&days, &schema, &[], &mut |day| Ok(tables[&day].outline()))?;
@@ -189,6 +195,11 @@ fn plan(source: &dyn DaySource, site: &Site, request: &WindowRequest, now: DateT
     };
     let id = format!("{end_day}-{}", &digest(&inputs)[..12]);
     Ok(Plan { id, asked, span, days, sources, split, config_digest })
+}
+
+/// Rows that are missing are named, not passed over.
+fn warn_of_damage(sources: &[Source], progress: &dyn Progress) {
+    sources.iter().filter_map(Source::warning).for_each(|warning| progress.warn(&warning));
 }
 
 /// The steps between the first row and the end are laid out one by one, so there must be an end to them.

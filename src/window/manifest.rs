@@ -4,6 +4,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
+use crate::buffer::{Damage, DamagedSegment};
 use crate::fsx::FileDigest;
 use crate::schema::Schema;
 
@@ -22,6 +23,17 @@ pub struct Source {
     pub file: String,
     pub sha256: String,
     pub n_rows: u64,
+    /// What of an open segment is damaged, and missing here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
+}
+
+impl Source {
+    /// What whoever reads the day must know of its damage, and what helps.
+    pub fn warning(&self) -> Option<String> {
+        let (date, file) = (self.date, self.file.clone().into());
+        self.damage.map(|damage| DamagedSegment { date, file, damage }.warning())
+    }
 }
 
 /// Everything about a window but its values. It holds no wall-clock time: the same inputs give the same bytes.

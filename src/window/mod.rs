@@ -35,4 +35,4 @@ pub use manifest::Manifest;
 pub use quality::{Finding, QualityReport, Severity, Verdict};
 pub use split::Split;
 pub use store::{DamagedWindow, Window, latest, list, list_damaged, open, prune, verify_all};
-pub use verify::{ChangedDay, WindowCheck};
+pub use verify::{ChangedDay, WindowCheck, days_read};

@@ -1,14 +1,17 @@
 //! Whether a window is still what was published, and still what its days would give.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
+
+use crate::calendar;
+use crate::site::Site;
 
 use super::build::DaySource;
 use super::manifest::Source;
-use super::store::Window;
+use super::store::{self, Window};
 
 /// What became of a window since it was built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,6 +31,21 @@ pub struct ChangedDay {
     pub n_rows_then: u64,
     /// Rows in the buffer now; 0: the day is gone.
     pub n_rows_now: u64,
+}
+
+/// The days that windows of `site` were read from and that retention has not let go as of `now`, each with the sign of it.
+///
+/// - Errors: the folder of the windows cannot be listed; a damaged window is passed over.
+pub fn days_read(site: &Site, now: DateTime<Utc>) -> Result<BTreeMap<NaiveDate, String>> {
+    let today = now.with_timezone(&site.zone()).date_naive();
+    let oldest_kept = calendar::days_before(today, site.config.data_retention_days);
+    let mut days = BTreeMap::new();
+    for window in store::list(site)? {
+        for source in window.manifest.sources.iter().filter(|source| source.date >= oldest_kept) {
+            days.insert(source.date, format!("window {} was made of it", window.id));
+        }
+    }
+    Ok(days)
 }
 
 /// Checks the files of `window` and asks `source` for those of its days.

@@ -21,7 +21,7 @@ use crate::progress::{Progress, Tick};
 use super::Buffer;
 use super::days::DaySources;
 use super::merge::{self, Survey};
-use super::open::segment;
+use super::open::flaws::{Damage, DamagedSegment};
 use super::sealed::day_file::GROUP_ROWS;
 use super::sealed::parquet_rows::ParquetFile;
 use super::sealed::row_groups::{Columns, GroupWriter};
@@ -57,8 +57,8 @@ pub struct ExportReport {
     pub n_days: u64,
     pub first: Option<NaiveDate>,
     pub last: Option<NaiveDate>,
-    /// Bytes of damaged segments whose rows are left out.
-    pub n_bytes_unreadable: u64,
+    /// Damaged bytes of segments, whose rows are left out.
+    pub n_bytes_damaged: u64,
 }
 
 impl Buffer {
@@ -84,12 +84,9 @@ impl Buffer {
             progress.tick(&Tick { stage: "export", done, total, unit: "days", detail: day.to_string() });
             let spooled =
                 self.with_sources(*day, &|sources| spool_day(sources, &metrics, &options.servers))?;
-            for (path, n_bytes) in spooled.cut {
-                report.n_bytes_unreadable += n_bytes;
-                progress.warn(&format!(
-                    "{n_bytes} bytes of {} cannot be read, and their rows are left out: `tftctl buffer verify` says more",
-                    path.display()
-                ));
+            for (file, damage) in spooled.damaged {
+                report.n_bytes_damaged += damage.n_bytes;
+                progress.warn(&DamagedSegment { date: *day, file, damage }.warning());
             }
             let Some(spool) = spooled.file else { continue };
             let mut file = ParquetFile::of(spool).with_context(|| format!("read day {day} back"))?;
@@ -110,25 +107,20 @@ impl Buffer {
 struct Spooled {
     /// A temporary file; `None` if there are no rows.
     file: Option<File>,
-    /// Segments that nobody writes any more and that cannot be read to their end, with the bytes left out.
-    cut: Vec<(PathBuf, u64)>,
+    damaged: Vec<(PathBuf, Damage)>,
 }
 
 /// Sorts the rows of the chosen servers (all, if none is named) into a temporary file.
 fn spool_day(sources: &DaySources, metrics: &[String], servers: &[String]) -> Result<Spooled> {
     let inputs = sources.inputs();
     let mut survey = Survey::of(&inputs, metrics)?;
-    let mut cut = Vec::new();
-    for (path, n_bytes) in std::mem::take(&mut survey.cut) {
-        if !segment::is_segment_live(&path)? {
-            cut.push((path, n_bytes));
-        }
-    }
+    let flaws = inputs.segments.iter().cloned().zip(&survey.flaws);
+    let damaged = flaws.filter_map(|(path, flaws)| Some((path, flaws.damage?))).collect();
     if !servers.is_empty() {
         survey.servers.retain(|server, _| servers.contains(server));
     }
     if survey.n_rows() == 0 {
-        return Ok(Spooled { file: None, cut });
+        return Ok(Spooled { file: None, damaged });
     }
     let file = tempfile::tempfile().context("make a temporary file")?;
     let mut writer = GroupWriter::new(&file, columns(metrics))?;
@@ -139,7 +131,7 @@ fn spool_day(sources: &DaySources, metrics: &[String], servers: &[String]) -> Re
         Ok(())
     })?;
     writer.finish(Vec::new()).context("write a temporary file")?;
-    Ok(Spooled { file: Some(file), cut })
+    Ok(Spooled { file: Some(file), damaged })
 }
 
 /// Every export has the same columns, whatever its rows hold.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use chrono_tz::Tz;
 
 use crate::{calendar, fsx};
 
-use super::segment::{self, SegmentWriter};
+use super::segment;
+use super::writer::SegmentWriter;
 use crate::buffer::Buffer;
 use crate::buffer::rows::{Row, Rows};
 use crate::buffer::sealed::day_file;
@@ -29,7 +31,7 @@ const OVER_IDLE: Duration = Duration::from_secs(5);
 const OVER_AGE: Duration = Duration::from_secs(60);
 /// Segments written at the same time; a backfill of many days ends some and begins new ones.
 const MAX_WRITERS: usize = 64;
-/// How often room on the disk is looked for.
+/// How often room on the disk is looked for, if what was found lasts as long.
 const ROOM_EVERY: Duration = Duration::from_secs(1);
 
 struct OpenDay {
@@ -56,8 +58,9 @@ pub(in crate::buffer) struct OpenDays<'a> {
     /// The day of the last row with its bounds: rows mostly come in order.
     current: Option<(i64, i64, NaiveDate)>,
     min_free_bytes: u64,
-    /// When room on the disk was looked for last.
+    /// When room on the disk was looked for last, and what is left of it.
     room_seen_at: Option<Instant>,
+    room_left: u64,
 }
 
 impl<'a> OpenDays<'a> {
@@ -75,6 +78,7 @@ impl<'a> OpenDays<'a> {
             current: None,
             min_free_bytes: buffer.min_free_bytes,
             room_seen_at: None,
+            room_left: 0,
         }
     }
 
@@ -148,16 +152,28 @@ impl<'a> OpenDays<'a> {
 
     /// Refuses before the disk is so full that the largest open day could not be sealed any more.
     fn ensure_room(&mut self) -> Result<()> {
-        if self.room_seen_at.is_some_and(|at| at.elapsed() < ROOM_EVERY) {
-            return Ok(());
+        // Written now as segments, and later once more as part of a day file.
+        let wanted = 2 * self.n_waiting as u64 * Rows::row_bytes(self.metrics.len()) as u64;
+        let is_fresh = self.room_seen_at.is_some_and(|at| at.elapsed() < ROOM_EVERY);
+        if !(is_fresh && self.room_left >= wanted) {
+            let kept = self.min_free_bytes.saturating_add(self.room_to_seal()?);
+            self.room_left = fsx::ensure_room(self.open_dir, kept.saturating_add(wanted))? + wanted;
+            self.room_seen_at = Some(Instant::now());
         }
+        self.room_left -= wanted;
+        Ok(())
+    }
+
+    /// What sealing the largest open day takes at most: its segments and its day file, written anew as one.
+    fn room_to_seal(&self) -> Result<u64> {
         let mut largest = 0;
         for entry in fsx::list_dir(self.open_dir)? {
-            largest = largest.max(segment::size_bytes(&entry.path())?);
+            let Some(date) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let sealed = fs::metadata(day_file::path(self.buffer_dir, date));
+            let sealed_bytes = sealed.map_or(0, |metadata| metadata.len());
+            largest = largest.max(segment::size_bytes(&entry.path())? + sealed_bytes);
         }
-        fsx::ensure_room(self.open_dir, self.min_free_bytes.saturating_add(largest))?;
-        self.room_seen_at = Some(Instant::now());
-        Ok(())
+        Ok(largest)
     }
 
     /// Makes every row taken so far durable.

@@ -11,7 +11,6 @@
 //! ends the work. Repairs and rotations exclude each other.
 
 mod refile;
-mod removed;
 mod salvage;
 
 use std::collections::BTreeSet;
@@ -20,30 +19,26 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
-use crate::calendar;
 use crate::error::{Refusal, message_and_hint};
 use crate::fsx;
 use crate::progress::Progress;
 
 use super::Buffer;
-use super::days::REACH_DAYS;
 use super::intake::quarantine;
 use super::open::rescue::Rescued;
-use super::open::segment::{self, Header};
+use super::open::segment;
+use super::removed;
 use super::rotate::{DayFailure, RotateOptions, RotateReport, SealedDay};
 use super::sealed::day_file;
 use super::sealed::parquet_rows::ParquetFile;
 use super::sealed::stamp::{self, Stamped};
-use super::steps::aggregate::StepBuilder;
 use super::steps::cache;
 use refile::Refile;
 use salvage::{Salvage, salvage};
-
-pub(super) use removed::days as removed_days;
 
 /// How to repair.
 #[derive(Clone, Copy, Debug, Default)]
@@ -166,14 +161,9 @@ impl Repair<'_> {
         if segment::is_segment_live(path)? {
             return Ok(());
         }
-        let buffer = self.buffer;
-        let rescued =
-            Rescued::of(path, &Header::new(&buffer.metric_names(), &buffer.schema.digest(), false))?;
-        if rescued.is_whole() {
-            return Ok(());
-        }
-        let head = if rescued.is_header_mended { "its header is damaged; " } else { "" };
-        let problem = format!("{head}{} bytes of it belong to no good block", rescued.n_bad_bytes);
+        let rescued = Rescued::of(path, &self.buffer.segment_header())?;
+        let Some(damage) = rescued.damage else { return Ok(()) };
+        let problem = damage.to_string();
         let kept = self.keep(date, path, &problem)?;
         if !self.report.is_dry_run {
             rescued.write()?;
@@ -185,7 +175,7 @@ impl Repair<'_> {
             problem,
             action: "its good blocks were written anew".into(),
             n_rows_saved: rescued.n_rows,
-            n_rows_lost: None,
+            n_rows_lost: damage.n_rows_lost,
             n_values_lost: 0,
             kept,
         });
@@ -217,6 +207,8 @@ impl Repair<'_> {
             }
             mended.action = "the flipped bit of its footer was turned back: nothing is lost".into();
         } else {
+            // What was derived from it; made anew where rows come back.
+            self.take_away(&cache::path(&self.buffer.steps_dir, date))?;
             self.unpack(path, &mut mended)?;
         }
         self.report.mended.push(mended);
@@ -253,6 +245,12 @@ impl Repair<'_> {
     }
 
     fn mend_aggregates(&mut self, date: NaiveDate, path: &Path) -> Result<()> {
+        let is_left = self.buffer.days()?.iter().any(|day| day.date == date);
+        ensure!(
+            is_left || self.report.is_dry_run,
+            "the day is gone, and only {} is left of it: put its day file back from a copy, or rotate to forget it",
+            path.display()
+        );
         if !cache::is_damaged(path) {
             return Ok(());
         }
@@ -305,7 +303,7 @@ impl Repair<'_> {
         };
         planned.retain(|plan| self.touched.contains(&plan.date));
         let mut rotation = RotateReport { planned, ..RotateReport::default() };
-        self.buffer.apply_seals(&mut rotation, progress);
+        self.buffer.apply_seals(&mut rotation, self.now, progress);
         for day in &rotation.sealed {
             let date = day.date;
             self.each(date, |repair| repair.buffer.ensure_steps(date).map(drop));
@@ -329,36 +327,15 @@ impl Buffer {
         if stamped == Stamped::Never && day_file::must_be_stamped(&file) {
             return Ok(Some(Problem::Damaged("the digest that it was sealed with is damaged".into())));
         }
-        // What was sealed for this zone is in order, and of its day.
+        // What was sealed for this zone is in order, and of one day: only the name can be another's.
         if stamped == Stamped::Whole && self.is_cut_here(&file) {
-            return Ok(None);
+            return Ok(self.misnamed(date, &file).map(Problem::Misfiled));
         }
-        match self.misfiled_rows(date, &mut file) {
-            Ok(0) => Ok(None),
-            Ok(n) => Ok(Some(Problem::Misfiled(format!(
-                "{n} of its rows belong elsewhere, repeat a time of their server or come before it"
-            )))),
-            Err(error) => Ok(Some(Problem::Damaged(message_and_hint(&error).0))),
-        }
-    }
-
-    /// Rows that no reader looks for in this file, or that are out of order.
-    fn misfiled_rows(&self, date: NaiveDate, file: &mut ParquetFile) -> Result<u64> {
-        let reach = if self.is_cut_here(file) { 0 } else { REACH_DAYS };
-        let start = calendar::day_start(calendar::days_before(date, reach), self.zone).timestamp_millis();
-        let end = calendar::day_start(calendar::days_after(date, reach + 1), self.zone).timestamp_millis();
-        let metrics = file.numeric_columns();
-        let mut order = StepBuilder::new(&self.schema, self.step_secs);
-        let mut n_misfiled = 0;
-        file.read_rows(&metrics, None, &mut |rows| {
-            for idx in 0..rows.len() {
-                let row = rows.row(idx);
-                let is_fine = (start..end).contains(&row.time_ms) && order.push(row);
-                n_misfiled += u64::from(!is_fine);
-            }
-            Ok(())
-        })?;
-        Ok(n_misfiled)
+        let problems = match self.filing_of(date, &mut file, &mut |_| ()) {
+            Ok(filing) => filing.problems(),
+            Err(error) => return Ok(Some(Problem::Damaged(message_and_hint(&error).0))),
+        };
+        Ok((!problems.is_empty()).then(|| Problem::Misfiled(problems.join("; "))))
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use chrono::NaiveDate;
 
 use crate::buffer::Buffer;
-use crate::buffer::open::segment::SegmentWriter;
+use crate::buffer::open::writer::SegmentWriter;
 use crate::buffer::rows::Rows;
 use crate::calendar;
 

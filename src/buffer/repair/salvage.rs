@@ -1,7 +1,8 @@
 //! Reads what can be read of a damaged day file, block by block and column by column.
 //!
 //! Where the footer is the one that was sealed, its checksums tell good parts from bad ones: a bad metric costs its values
-//! in that block, bad labels cost the labels, bad keys the rows. Elsewhere what decodes is taken for good.
+//! in that block, bad labels cost the labels, bad keys the rows; a page that cannot be decoded costs the blocks it has rows of.
+//! Elsewhere what decodes is taken for good.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::buffer::rows::{Row, Rows};
+use crate::buffer::sealed::pages::PagedFile;
 use crate::buffer::sealed::parquet_rows::{Columns, LABELS, ParquetFile};
 use crate::buffer::sealed::proof::{self, BlockVerdict, Checksums, Proof};
 use crate::buffer::sealed::stamp;
@@ -40,15 +42,18 @@ pub(super) fn salvage(
         true => file.value_of(proof::KEY).map(Checksums::parse).transpose()?,
         false => None,
     };
+    // Only the pages of this program are cut so that one can be read without the others.
+    let pages = if sums.is_some() { PagedFile::open(path).ok() } else { None };
+    let mut source = Source { file, pages };
     let mut salvage = Salvage { is_checked: sums.is_some(), ..Salvage::default() };
-    let n_rows = file.n_rows();
+    let n_rows = source.file.n_rows();
     let blocks: Vec<Range<usize>> = match &sums {
         Some(sums) => (0..sums.n_blocks()).map(|block| sums.rows_of(block)).collect(),
         None => (0..n_rows).step_by(BLOCK_ROWS).map(|at| at..(at + BLOCK_ROWS).min(n_rows)).collect(),
     };
     for (block, range) in blocks.iter().enumerate() {
         let judge = |rows: &Rows| sums.as_ref().map(|sums| verdict(sums, block, rows));
-        let rows = read_block(file, range, &metrics, &judge, &mut salvage);
+        let rows = read_block(&mut source, range, &metrics, &judge, &mut salvage);
         salvage.n_saved += rows.len() as u64;
         salvage.n_lost += (range.len() - rows.len()) as u64;
         take(&rows)?;
@@ -64,30 +69,62 @@ fn verdict(sums: &Checksums, block: usize, rows: &Rows) -> BlockVerdict {
 
 type Judge<'a> = &'a dyn Fn(&Rows) -> Option<BlockVerdict>;
 
+/// A damaged file, read as a whole where that is possible, and else page by page.
+struct Source<'a> {
+    file: &'a mut ParquetFile,
+    pages: Option<PagedFile>,
+}
+
+impl Source<'_> {
+    /// Some columns of a block; `None` if they cannot be decoded.
+    fn read(&mut self, range: &Range<usize>, labels: &[&str], metrics: &[String]) -> Option<Rows> {
+        if let Ok(slice) = self.file.read_slice(range, &Columns::plain(metrics).with_labels(labels)) {
+            let mut rows = Rows::new(metrics.len());
+            let n_without_key = slice.push_into(&mut rows, None);
+            // A file from elsewhere may have rows without keys; ours never had.
+            if n_without_key == 0 || self.pages.is_none() {
+                return Some(rows);
+            }
+        }
+        self.pages.as_mut()?.rows(range, labels, metrics)
+    }
+
+    /// The keys of a block, with labels, in rows of `n_metrics` missing values.
+    fn read_keys(&mut self, range: &Range<usize>, labels: &[&str], n_metrics: usize) -> Option<Rows> {
+        let found = self.read(range, labels, &[])?;
+        let mut rows = Rows::new(n_metrics);
+        let nothing = vec![f32::NAN; n_metrics];
+        for idx in 0..found.len() {
+            rows.push(Row { values: &nothing, ..found.row(idx) });
+        }
+        Some(rows)
+    }
+}
+
 /// The good rows of one block: as a whole if it is, else column by column.
 fn read_block(
-    file: &mut ParquetFile,
+    source: &mut Source<'_>,
     range: &Range<usize>,
     metrics: &[String],
     judge: Judge<'_>,
     salvage: &mut Salvage,
 ) -> Rows {
-    if let Some(rows) = read(file, range, &LABELS, metrics, metrics.len())
+    if let Some(rows) = source.read(range, &LABELS, metrics)
         && judge(&rows).is_none_or(|verdict| verdict.is_whole())
     {
         return rows;
     }
     let none = Rows::new(metrics.len());
-    let Some(mut rows) = read(file, range, &[], &[], metrics.len()) else { return none };
+    let Some(mut rows) = source.read_keys(range, &[], metrics.len()) else { return none };
     if judge(&rows).is_some_and(|verdict| !verdict.are_keys_good) {
         return none;
     }
-    match read(file, range, &LABELS, &[], metrics.len()) {
+    match source.read_keys(range, &LABELS, metrics.len()) {
         Some(labelled) if judge(&labelled).is_none_or(|verdict| verdict.are_labels_good) => rows = labelled,
         _ => salvage.n_labels_lost += rows.len() as u64,
     }
     for (metric, name) in metrics.iter().enumerate() {
-        let column = read(file, range, &[], std::slice::from_ref(name), 1);
+        let column = source.read(range, &[], std::slice::from_ref(name));
         let values = column.filter(|column| column.len() == rows.len()).map(|column| column.values);
         for idx in 0..rows.len() {
             rows.values[idx * metrics.len() + metric] =
@@ -100,29 +137,4 @@ fn read_block(
         }
     }
     rows
-}
-
-/// Some columns of a block, in rows of `n_metrics` values; `None` if they cannot be decoded, or keys are missing.
-fn read(
-    file: &mut ParquetFile,
-    range: &Range<usize>,
-    labels: &[&str],
-    metrics: &[String],
-    n_metrics: usize,
-) -> Option<Rows> {
-    let slice = file.read_slice(range, &Columns::plain(metrics).with_labels(labels)).ok()?;
-    let mut found = Rows::new(metrics.len());
-    let n_without_key = slice.push_into(&mut found, None);
-    if n_without_key > 0 {
-        return None;
-    }
-    if metrics.len() == n_metrics {
-        return Some(found);
-    }
-    let mut rows = Rows::new(n_metrics);
-    let nothing = vec![f32::NAN; n_metrics];
-    for idx in 0..found.len() {
-        rows.push(Row { values: &nothing, ..found.row(idx) });
-    }
-    Some(rows)
 }

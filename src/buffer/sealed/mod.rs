@@ -4,6 +4,7 @@ pub(in crate::buffer) mod archive;
 pub(in crate::buffer) mod day_file;
 mod dictionary;
 mod encoding;
+pub(in crate::buffer) mod pages;
 pub(in crate::buffer) mod parquet_rows;
 pub(in crate::buffer) mod proof;
 pub(in crate::buffer) mod retention;

@@ -11,7 +11,7 @@ use crate::buffer::rows::Row;
 /// The name of the pair.
 pub(in crate::buffer) const KEY: &str = "tftctl.blocks_crc32";
 /// Rows of a block; the last one may have fewer.
-const BLOCK_ROWS: usize = 1 << 16;
+pub(super) const BLOCK_ROWS: usize = 1 << 16;
 /// Checksums of a block before those of its metrics: times with servers, and profiles with statuses.
 const N_LEADING: usize = 2;
 

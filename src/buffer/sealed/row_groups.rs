@@ -23,6 +23,7 @@ use rayon::prelude::*;
 
 use super::dictionary;
 use super::encoding::{self, Choice};
+use super::proof::BLOCK_ROWS;
 use crate::buffer::rows::{NO_TEXT, Rows, Texts};
 
 /// Level of zstd: what it saves beyond is a few per cent, and costs several times the time.
@@ -179,7 +180,8 @@ fn encode_floats(descriptor: &ColumnDescPtr, values: &[f32]) -> Result<Chunk> {
     Ok(if split.bytes.len() < dictionary.bytes.len() { split } else { dictionary })
 }
 
-/// One column in the given encoding, in a dictionary if there is none, in pages as large as parquet likes them.
+/// One column in the given encoding, in a dictionary if there is none, in pages of a block of checksums at most: a page that
+/// is damaged costs no more than its block.
 fn encode_as(
     descriptor: &ColumnDescPtr,
     encoding: Option<Encoding>,
@@ -198,7 +200,7 @@ fn properties(encoding: Option<Encoding>) -> Result<WriterProperties> {
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true)
-        .set_data_page_row_count_limit(usize::MAX)
+        .set_data_page_row_count_limit(BLOCK_ROWS)
         .set_dictionary_page_size_limit(usize::MAX)
         .set_dictionary_enabled(encoding.is_none());
     Ok(match encoding {

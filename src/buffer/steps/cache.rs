@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::fsx;
 
 use super::step_table::{NO_STATUS, RowCount, StepOutline, StepTable};
+use crate::buffer::open::flaws::Damage;
 use crate::buffer::rows::Texts;
 use crate::buffer::sealed::day_file::{float_column, time_column};
 use crate::buffer::sealed::parquet_rows::{ParquetFile, Part, text_ids};
@@ -60,6 +61,9 @@ pub struct SourceDigest {
     pub sha256: String,
     /// Rows of the day in it, duplicates included.
     pub n_rows: u64,
+    /// What of an open segment is damaged; a day file that is damaged is not read at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
 }
 
 /// Everything that the aggregates of a day depend on.

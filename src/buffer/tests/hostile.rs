@@ -146,21 +146,30 @@ impl Drop for SmallDisk {
     }
 }
 
-#[test]
-fn a_disk_that_fills_up_keeps_what_was_acknowledged() {
-    let Some(disk) = SmallDisk::mount() else { return };
+/// Rows for a site on a small disk, more than it holds; without room that is kept beyond what sealing takes.
+fn small_site(disk: &SmallDisk) -> (Bench, Buffer, Source) {
     let mut bench = bench();
-    // Without the guard that refuses rows before the disk is full.
     bench.config.buffer.min_free_disk_mb = 0;
-    let root = disk.0.path().join("site");
-    let buffer = Buffer::open(&Site::of(&root, bench.config.clone()));
+    let buffer = Buffer::open(&Site::of(&disk.0.path().join("site"), bench.config.clone()));
     let lines = (0..200_000u32).map(|row| {
         format!("{{\"timestamp\":{},\"server_name\":\"a\",\"cpu\":{row}}}\n", 1_704_060_000 + row % 36_000)
     });
+    (bench, buffer, Source::reader("stdin", Cursor::new(lines.collect::<String>())))
+}
+
+#[test]
+fn a_disk_that_fills_up_keeps_what_was_acknowledged() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let (bench, buffer, source) = small_site(&disk);
     let options = AppendOptions { follow: true, batch_rows: 1000, ..AppendOptions::default() };
     let mut n_acknowledged = 0;
-    let source = Source::reader("stdin", Cursor::new(lines.collect::<String>()));
-    let mut on_ack = |report: &AppendReport| n_acknowledged = report.n_good;
+    let mut on_ack = |report: &AppendReport| {
+        n_acknowledged = report.n_good;
+        if n_acknowledged > 5000 {
+            // Somebody else takes the rest of the disk.
+            drop(std::fs::write(disk.0.path().join("theirs"), vec![1; 4 << 20]));
+        }
+    };
     let clock = Clock::Fixed(bench.now);
     let error = buffer.append_with(source, &options, &clock, &Silent, &mut on_ack).unwrap_err();
     let message = format!("{error:#}");
@@ -172,4 +181,21 @@ fn a_disk_that_fills_up_keeps_what_was_acknowledged() {
     let report = buffer.export(&ExportOptions::default(), &mut out, &Silent).unwrap();
     let n_distinct = n_acknowledged.min(36_000);
     assert!(report.n_rows >= n_distinct, "{} of {n_distinct}", report.n_rows);
+}
+
+#[test]
+fn room_to_seal_what_was_taken_is_kept_also_where_no_other_room_is() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let (bench, buffer, source) = small_site(&disk);
+    let options = AppendOptions { follow: true, batch_rows: 1000, ..AppendOptions::default() };
+    let clock = Clock::Fixed(bench.now);
+    let error = buffer.append_with(source, &options, &clock, &Silent, &mut |_| ()).unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("MiB free") && message.contains("are needed"), "{message}");
+    let n_rows = buffer.status(bench.now).unwrap().n_rows;
+    let next_day = bench.now + chrono::Duration::days(1);
+    let report = buffer.rotate(&RotateOptions::default(), next_day, &Silent).unwrap();
+    assert_eq!(report.failed, []);
+    let n_sealed: u64 = report.sealed.iter().map(|day| day.n_rows + day.n_duplicates).sum();
+    assert!(n_sealed == n_rows && n_rows > 1000, "{n_sealed} of {n_rows}");
 }

@@ -14,7 +14,7 @@ fn repair(bench: &Bench) -> RepairReport {
 /// Everything is in order, and a second repair finds nothing to do.
 #[track_caller]
 fn is_mended(bench: &Bench, what: &str) {
-    let options = VerifyOptions { read_data: true, day: None };
+    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
     assert_eq!(bench.buffer().verify(&options, &Silent).unwrap().findings, [], "{what}");
     let before = snapshot(&bench.buffer().dir);
     assert_eq!(repair(bench).mended, [], "{what}");
@@ -186,13 +186,35 @@ fn damaged_segment() -> (Bench, PathBuf, Vec<u8>) {
 
 #[test]
 fn a_rotation_seals_good_frames_behind_a_damaged_one() {
-    let (bench, _, bytes) = damaged_segment();
+    let (bench, path, bytes) = damaged_segment();
     let report = bench.rotate();
     assert_eq!((report.sealed[0].n_rows, bench.sealed(DAY).len()), (2, 2));
-    assert!(report.sealed[0].n_bytes_cut > 0 && report.warnings.len() == 1);
-    let kept = snapshot(&bench.buffer().quarantine_dir.join("segments"));
-    assert_eq!(kept.into_values().collect::<Vec<_>>(), [bytes], "as it was, and nothing else");
+    let damage = Damage { n_bytes: 53, n_rows_lost: Some(1) };
+    let damaged = DamagedSegment { date: date(DAY), file: path.clone(), damage };
+    assert_eq!(report.sealed[0].damaged, [damaged]);
+    let set_aside = bench.buffer().status(bench.now).unwrap().set_aside;
+    assert_eq!((set_aside.len(), set_aside[0].file.as_ref()), (1, Some(&path)));
+    assert_eq!(std::fs::read(&set_aside[0].kept).unwrap(), bytes, "as it was");
+    assert_eq!(set_aside[0].problem, Some(damage.to_string()));
     is_mended(&bench, "rotation");
+}
+
+#[test]
+fn a_damaged_block_of_an_open_day_is_told_by_everybody_who_reads_it() {
+    let (bench, path, _) = damaged_segment();
+    let buffer = bench.buffer();
+    let damage = Damage { n_bytes: 53, n_rows_lost: Some(1) };
+    let status = buffer.status(bench.now).unwrap();
+    assert_eq!((status.n_rows, status.days[0].damaged[0].damage), (2, damage), "the row behind it is read");
+    let (table, sources) = buffer.read_day(date(DAY)).unwrap();
+    assert_eq!((table.n_raw_rows(), sources[0].n_rows, sources[0].damage), (2, 2, Some(damage)));
+    assert_eq!(buffer.source_digests(date(DAY)).unwrap(), sources);
+    let mut out = Vec::new();
+    let report = buffer.export(&ExportOptions::default(), &mut out, &Silent).unwrap();
+    assert_eq!((report.n_rows, report.n_bytes_damaged), (2, 53));
+    let found = buffer.verify(&VerifyOptions::default(), &Silent).unwrap().findings.remove(0);
+    let message = "53 bytes of it are damaged, and 1 row is lost";
+    assert_eq!((found.file, found.message.as_str()), (path, message));
 }
 
 #[test]
@@ -245,4 +267,111 @@ fn derived_files_are_made_anew_and_bad_lines_leave_quarantine() {
     assert_eq!(report.mended.len(), 2);
     assert_eq!(std::fs::read(&path).unwrap(), whole);
     assert_eq!(std::fs::read_to_string(&lines).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn a_day_file_under_another_days_name_goes_back_to_its_day_whoever_sealed_it() {
+    let (bench, path) = sealed(40);
+    let buffer = bench.buffer();
+    let there = bench.sealed(DAY);
+    let wrong = day_file::path(&buffer.dir, date("2024-01-04"));
+    std::fs::rename(&path, &wrong).unwrap();
+    std::fs::remove_file(cache::path(&buffer.steps_dir, date(DAY))).unwrap();
+    bench.rotate();
+    for read_data in [false, true] {
+        let options = VerifyOptions { read_data, ..VerifyOptions::default() };
+        let found = buffer.verify(&options, &Silent).unwrap().findings;
+        assert!(found.iter().all(|found| found.file == wrong), "{found:?}");
+        assert_eq!(found[0].message, "its rows are those of 2024-01-01", "{read_data}");
+    }
+    assert_eq!(repair(&bench).mended[0].problem, "its rows are those of 2024-01-01");
+    assert!(!wrong.exists());
+    assert_eq!(bench.sealed(DAY), there);
+    is_mended(&bench, "a renamed day");
+
+    // One from elsewhere, further from its name than readers look; the keyless row is lost, and told.
+    let far = day_file::path(&buffer.dir, date("2023-12-20"));
+    write_foreign(&far, &[("z", DAY_MS + 1, 5.0), ("z", -1, 6.0)]);
+    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
+    let found: Vec<String> =
+        buffer.verify(&options, &Silent).unwrap().findings.into_iter().map(|found| found.message).collect();
+    let problems = [
+        "it has 1 row without a time that can be, or without a server",
+        "it has 1 row of a day that nobody looks for in it",
+    ];
+    assert_eq!(found[found.len() - 2..], problems);
+    let mended = repair(&bench).mended.remove(0);
+    assert_eq!((mended.problem, mended.n_rows_saved, mended.n_rows_lost), (problems.join("; "), 1, Some(1)));
+    assert_eq!(bench.sealed(DAY).len(), there.len() + 1);
+    is_mended(&bench, "a foreign file under a wrong name");
+}
+
+#[test]
+fn a_day_that_is_gone_is_missed_as_long_as_anything_remembers_it() {
+    let (bench, path) = sealed(4);
+    let buffer = bench.buffer();
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let gone = |known: &[&str]| -> Vec<String> {
+        let known_days = known.iter().map(|day| (date(day), "a window knows it".to_owned())).collect();
+        let options = VerifyOptions { known_days, ..VerifyOptions::default() };
+        let found = buffer.verify(&options, &Silent).unwrap().findings;
+        found.into_iter().map(|found| format!("{} {}", found.date, found.message)).collect()
+    };
+    let by_steps = "2024-01-01 the day is gone: its step aggregates are there, but none of its rows";
+    assert_eq!(gone(&[]), [by_steps]);
+    let failed = buffer.repair(&RepairOptions::default(), bench.now, &Silent).unwrap().failed;
+    assert!(failed[0].error.contains("put its day file back"), "{failed:?}");
+    std::fs::write(&path, whole).unwrap();
+    assert_eq!(gone(&[DAY]), Vec::<String>::new());
+    std::fs::remove_file(&path).unwrap();
+    let warnings = bench.rotate().warnings;
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("metrics_2024-01-01.parquet is gone"),
+        "{warnings:?}"
+    );
+    assert_eq!(gone(&[DAY]), ["2024-01-01 the day is gone: a window knows it, but none of its rows"]);
+    assert_eq!(gone(&[]), Vec::<String>::new());
+}
+
+/// Where the data pages of a column lie, by the file's metadata: the first byte of its chunk, and of the next.
+fn chunk_of(path: &Path, group: usize, column: &str) -> std::ops::Range<usize> {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    let columns = reader.metadata().row_group(group).columns();
+    let (start, length) =
+        columns.iter().find(|found| found.column_path().string() == column).unwrap().byte_range();
+    start as usize..(start + length) as usize
+}
+
+#[test]
+fn a_damaged_page_costs_the_rows_of_its_block_and_no_more() {
+    const N: usize = 200_000;
+    let (bench, path) = sealed(N as i64);
+    let whole = std::fs::read(&path).unwrap();
+    let rows = rows_in(&path, &["cpu", "mem"]);
+    let blocks = N.div_ceil(1 << 16);
+    let times = chunk_of(&path, 0, "timestamp");
+    let mut n_partly = 0;
+    for place in 0..8 {
+        let at = times.start + times.len() * (2 * place + 1) / 16;
+        let mut damaged = whole.clone();
+        damaged[at..at + 8].iter_mut().for_each(|byte| *byte ^= 0x55);
+        std::fs::write(&path, &damaged).unwrap();
+        let mended = repair(&bench).mended.remove(0);
+        let n_lost = mended.n_rows_lost.unwrap();
+        println!("byte {at} of {times:?}: {n_lost} rows of {N} are lost");
+        assert!(n_lost > 0 && mended.n_rows_saved + n_lost == N as u64 && mended.n_values_lost == 0);
+        n_partly += usize::from(n_lost <= 1 << 16);
+        assert!(n_lost < N as u64, "of {blocks} blocks some are whole");
+        let found = rows_in(&path, &["cpu", "mem"]);
+        assert!(
+            found.len() as u64 == mended.n_rows_saved
+                && found.iter().all(|(key, values)| rows[key] == *values)
+        );
+        is_mended(&bench, "a damaged page");
+        std::fs::write(&path, &whole).unwrap();
+        bench.rotate();
+    }
+    assert!(n_partly >= 6, "only {n_partly} of 8 cost one block");
 }

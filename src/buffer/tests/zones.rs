@@ -40,7 +40,7 @@ fn case(zone: Tz, day: &str, half_hours: i64) {
     bench.rotate();
     assert_eq!(read(&bench), expected, "{day} in {zone}, sealed");
     assert_eq!(bench.sealed(day).len() as i64, half_hours + 2);
-    let options = VerifyOptions { read_data: true, day: Some(date(day)) };
+    let options = VerifyOptions { read_data: true, day: Some(date(day)), ..VerifyOptions::default() };
     assert_eq!(bench.buffer().verify(&options, &Silent).unwrap().findings, []);
 }
 

@@ -101,7 +101,8 @@ fn is_reader_gone(error: &anyhow::Error) -> bool {
 fn render(report: &ExportReport) -> String {
     match (report.first, report.last) {
         (Some(first), Some(last)) => {
-            format!("{} rows of {} day(s), {first} .. {last}", text::count(report.n_rows), report.n_days)
+            let (n_rows, n_days) = (text::plural(report.n_rows, "row"), text::plural(report.n_days, "day"));
+            format!("{n_rows} of {n_days}, {first} .. {last}")
         }
         _ => "no rows".into(),
     }

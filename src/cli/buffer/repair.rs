@@ -39,7 +39,7 @@ fn render(report: &RepairReport) -> String {
         lines.extend(mended.kept.iter().map(|kept| format!("  as it was: {}", kept.display())));
     }
     for day in &report.sealed {
-        lines.push(format!("{} sealed: {} rows", day.date, text::count(day.n_rows)));
+        lines.push(format!("{} sealed: {}", day.date, text::plural(day.n_rows, "row")));
     }
     lines.extend(report.failed.iter().map(|failure| format!("{} failed: {}", failure.date, failure.error)));
     if lines.is_empty() { "nothing to mend".into() } else { lines.join("\n") }
@@ -54,7 +54,7 @@ fn counts(mended: &Mended) -> Option<String> {
     };
     let is_about_rows = (*n_rows_saved, *n_rows_lost) != (0, Some(0));
     is_about_rows.then(|| {
-        let saved = text::count(*n_rows_saved);
-        format!("{saved} rows saved, {lost} lost, {} values lost", text::count(*n_values_lost))
+        let saved = text::plural(*n_rows_saved, "row");
+        format!("{saved} saved, {lost} lost, {} lost", text::plural(*n_values_lost, "value"))
     })
 }

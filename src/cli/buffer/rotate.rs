@@ -22,14 +22,15 @@ pub fn run(args: &RotateArgs, site: &Site, context: &Context) -> anyhow::Result<
     let now = context.clock(site.zone())?.now();
     let options = RotateOptions { include_open: args.include_open, dry_run: args.dry_run };
     let report = Buffer::open(site).rotate(&options, now, context.progress())?;
-    let ending = ensure_no_failed_day(&report);
+    let ending = ending_of(&report);
     context.output.done(&report, *ending.as_ref().unwrap_or(&Exit::Failed), render)?;
     ending
 }
 
-/// A day that could not be sealed is a failure, told after the good ones.
-fn ensure_no_failed_day(report: &RotateReport) -> anyhow::Result<Exit> {
+/// A day that could not be sealed is a failure, told after the good ones; one that lost rows to damage is bad data.
+fn ending_of(report: &RotateReport) -> anyhow::Result<Exit> {
     match report.failed.as_slice() {
+        [] if report.has_damage() => Ok(Exit::NotEnoughData),
         [] => Ok(Exit::Done),
         [first, ..] => Err(anyhow::anyhow!(
             "{} of the days failed; {}: {}",
@@ -49,16 +50,16 @@ fn render(report: &RotateReport) -> String {
     }
     for day in &report.sealed {
         lines.push(format!(
-            "{} sealed: {} rows of {} servers, {} duplicates, {}",
+            "{} sealed: {} of {}, {}, {}",
             day.date,
-            text::count(day.n_rows),
-            day.n_servers,
-            day.n_duplicates,
+            text::plural(day.n_rows, "row"),
+            text::plural(day.n_servers as u64, "server"),
+            text::plural(day.n_duplicates, "duplicate"),
             text::bytes(day.size_bytes)
         ));
     }
     if !report.steps_written.is_empty() {
-        lines.push(format!("{} day(s) aggregated to steps", report.steps_written.len()));
+        lines.push(format!("{} aggregated to steps", text::plural(report.steps_written.len() as u64, "day")));
     }
     for decision in &report.retention {
         let done = match decision.action {

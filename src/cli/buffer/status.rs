@@ -1,6 +1,8 @@
 //! `buffer status`: every day with its rows.
 
-use crate::buffer::{Buffer, BufferStatus, DayState};
+use std::path::Path;
+
+use crate::buffer::{Buffer, BufferStatus, DayState, SetAside};
 use crate::cli::context::Context;
 use crate::cli::text;
 use crate::error::Exit;
@@ -11,6 +13,15 @@ pub fn run(site: &Site, context: &Context) -> anyhow::Result<Exit> {
     let status = Buffer::open(site).status(now)?;
     context.output.result(&status, render)?;
     Ok(Exit::Done)
+}
+
+/// One line on what lies in `removed/`, where anything does.
+pub(super) fn set_aside(files: &[SetAside]) -> Option<String> {
+    let last = files.last()?;
+    let folder = last.kept.parent().and_then(Path::parent).unwrap_or(Path::new("data_buffer/removed"));
+    let n_files = text::plural(files.len() as u64, "damaged or torn file");
+    let why = last.problem.as_deref().unwrap_or("the note beside it is gone");
+    Some(format!("{n_files} set aside in {}, the last of {}: {why}", folder.display(), last.date))
 }
 
 fn render(status: &BufferStatus) -> String {
@@ -28,16 +39,20 @@ fn render(status: &BufferStatus) -> String {
     });
     let mut lines = vec![text::table(&["day", "rows", "size", "state"], rows)];
     lines.push(format!(
-        "{} days, {} rows, {}; quarantine {} rows{}",
-        status.days.len(),
-        text::count(status.n_rows),
+        "{}, {}, {}; quarantine {}{}",
+        text::plural(status.days.len() as u64, "day"),
+        text::plural(status.n_rows, "row"),
         text::bytes(status.size_bytes),
-        status.quarantine.n_rows,
+        text::plural(status.quarantine.n_rows, "row"),
         if status.is_foreign { "; from elsewhere, only read" } else { "" }
     ));
     if !status.missing.is_empty() {
         let missing: Vec<String> = status.missing.iter().take(10).map(ToString::to_string).collect();
-        lines.push(format!("{} days without data: {}", status.missing.len(), missing.join(", ")));
+        let n_days = text::plural(status.missing.len() as u64, "day");
+        lines.push(format!("{n_days} without data: {}", missing.join(", ")));
     }
+    let damaged = status.days.iter().flat_map(|day| &day.damaged);
+    lines.extend(damaged.map(|segment| format!("warning: {}", segment.warning())));
+    lines.extend(set_aside(&status.set_aside));
     lines.join("\n")
 }

@@ -4,6 +4,7 @@ use chrono::NaiveDate;
 use clap::Args;
 use serde::Serialize;
 
+use super::status::set_aside;
 use crate::buffer::{Buffer, Finding, VerifyOptions, VerifyReport};
 use crate::cli::context::Context;
 use crate::cli::text;
@@ -30,7 +31,9 @@ struct Report {
 }
 
 pub fn run(args: &VerifyArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
-    let options = VerifyOptions { read_data: args.read_data, day: args.day };
+    let now = context.clock(site.zone())?.now();
+    let known_days = window::days_read(site, now)?;
+    let options = VerifyOptions { read_data: args.read_data, day: args.day, known_days };
     let buffer = Buffer::open(site).verify(&options, context.progress())?;
     let (n_windows, damaged_windows) = match args.day {
         Some(_) => (0, Vec::new()),
@@ -44,13 +47,23 @@ pub fn run(args: &VerifyArgs, site: &Site, context: &Context) -> anyhow::Result<
 
 fn render(report: &Report) -> String {
     let Report { buffer, n_windows, damaged_windows } = report;
-    let file = |finding: &Finding| {
-        finding.file.as_ref().map_or(String::new(), |file| format!("{}: ", file.display()))
-    };
-    let findings = buffer.findings.iter();
-    let mut lines: Vec<String> =
-        findings.map(|finding| format!("{}: {}{}", finding.date, file(finding), finding.message)).collect();
+    let told = |found: &Finding| format!("{}: {}: {}", found.date, found.file.display(), found.message);
+    let mut lines: Vec<String> = buffer.findings.iter().map(told).collect();
     lines.extend(damaged_windows.iter().map(|damaged| format!("window {}: {}", damaged.id, damaged.error)));
+    if !buffer.missing.is_empty() {
+        let missing: Vec<String> = buffer.missing.iter().take(10).map(ToString::to_string).collect();
+        let n_days = text::plural(buffer.missing.len() as u64, "day");
+        lines.push(format!("{n_days} without data (no finding): {}", missing.join(", ")));
+    }
+    lines.extend(buffer.torn.iter().map(|torn| {
+        let n_bytes = text::plural(torn.n_bytes, "byte");
+        format!(
+            "{}: {}: ends in {n_bytes} that were never completed (no finding)",
+            torn.date,
+            torn.file.display()
+        )
+    }));
+    lines.extend(set_aside(&buffer.set_aside));
     if let (Some(first), Some(last)) = (buffer.unstamped.first(), buffer.unstamped.last()) {
         let n = buffer.unstamped.len();
         lines.push(format!(
@@ -58,13 +71,14 @@ fn render(report: &Report) -> String {
         ));
     }
     lines.push(format!(
-        "{} day files, {} segments, {} aggregates and {n_windows} windows, {} rows, {}: {} findings",
-        buffer.n_files,
-        buffer.n_segments,
-        buffer.n_aggregates,
-        text::count(buffer.n_rows),
+        "{}, {}, {} and {}, {}, {}: {}",
+        text::plural(buffer.n_files, "day file"),
+        text::plural(buffer.n_segments, "segment"),
+        text::plural(buffer.n_aggregates, "aggregate"),
+        text::plural(*n_windows as u64, "window"),
+        text::plural(buffer.n_rows, "row"),
         if buffer.has_read_data { "every value read" } else { "digests, checksums and footers" },
-        buffer.findings.len() + damaged_windows.len()
+        text::plural((buffer.findings.len() + damaged_windows.len()) as u64, "finding")
     ));
     lines.join("\n")
 }

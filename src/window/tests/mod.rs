@@ -46,6 +46,7 @@ impl DaySource for Days {
             file: format!("metrics_{day}.parquet"),
             sha256,
             n_rows: table.n_raw_rows(),
+            damage: None,
         }])
     }
 
