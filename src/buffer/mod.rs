@@ -38,9 +38,10 @@ mod steps;
 mod tests;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 
 use crate::config::{ColumnRule, InputConfig};
@@ -129,6 +130,19 @@ impl Buffer {
     /// What the header of a segment that is begun now says.
     fn segment_header(&self) -> Header {
         Header::new(&self.metric_names(), &self.schema.digest(), false)
+    }
+
+    /// Copies a damaged file to what repairs took away, under `date`, with its `problem`; the file itself stays.
+    ///
+    /// - Errors: the disk refuses, or the copy is not the original.
+    pub fn set_aside(
+        &self,
+        date: NaiveDate,
+        path: &Path,
+        problem: &str,
+        now: DateTime<Utc>,
+    ) -> anyhow::Result<PathBuf> {
+        removed::keep(&self.removed_dir, date, path, problem, now)
     }
 
     fn metric_names(&self) -> Vec<String> {

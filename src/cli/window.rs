@@ -1,5 +1,7 @@
 //! `window build|show|verify|list`: what a training reads.
 
+use std::collections::BTreeMap;
+
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -42,7 +44,7 @@ enum WindowCommand {
         /// [default: the one built last]
         id: Option<String>,
     },
-    /// Every window, oldest first, those that cannot be read too
+    /// Every window, oldest first, with the damage of those whose bytes are not what was published
     List,
 }
 
@@ -76,17 +78,16 @@ pub fn run(args: WindowArgs, context: &Context) -> anyhow::Result<Exit> {
 #[derive(Serialize)]
 struct Listed {
     id: String,
-    /// Why it cannot be read, if it cannot.
+    /// How it differs from what was published, if it does.
     damage: Option<String>,
 }
 
 fn listed(site: &Site) -> anyhow::Result<Vec<Listed>> {
-    let good = window::list(site)?.into_iter().map(|window| Listed { id: window.id, damage: None });
-    let damaged = window::list_damaged(site)?;
-    let damaged = damaged.into_iter().map(|window| Listed { id: window.id, damage: Some(window.error) });
-    let mut listed: Vec<Listed> = good.chain(damaged).collect();
-    listed.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(listed)
+    let (_, damaged) = window::verify_all(site)?;
+    let mut damage: BTreeMap<String, String> =
+        damaged.into_iter().map(|window| (window.id, window.error)).collect();
+    let listed = window::ids(site)?.into_iter().map(|id| Listed { damage: damage.remove(&id), id });
+    Ok(listed.collect())
 }
 
 fn render_list(listed: &[Listed]) -> String {

@@ -11,6 +11,7 @@ mod digest;
 pub mod disk;
 mod lock;
 mod room;
+mod sealed_json;
 #[cfg(test)]
 pub mod simulated;
 mod staged;
@@ -28,6 +29,7 @@ pub use digest::{FileDigest, MANIFEST, digest_dir, hex, sha256_bytes, sha256_fil
 pub use disk::File;
 pub use lock::Lock;
 pub use room::ensure_room;
+pub use sealed_json::{NO_DIGEST, read_sealed};
 pub use staged::{STAGING_PREFIX, StagedDir, sweep_staging};
 
 use staged::StagedFile;
@@ -51,11 +53,13 @@ pub fn write_durable_with(path: &Path, write: impl FnOnce(&mut File) -> Result<(
     sync_dir(folder)
 }
 
-/// [`write_durable`] of `value` as indented JSON with a final newline.
+/// [`write_durable`] of `value` as indented JSON with a final newline; a member `digest` that is [`NO_DIGEST`] becomes
+/// that of the text.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text =
         serde_json::to_string_pretty(value).with_context(|| format!("encode {}", path.display()))?;
     text.push('\n');
+    let text = sealed_json::seal(text);
     write_durable(path, text.as_bytes())
 }
 
@@ -103,14 +107,19 @@ pub fn exists(path: &Path) -> Result<bool> {
 /// its unknown fields can confuse anybody.
 pub fn read_versioned<T: DeserializeOwned>(path: &Path, newest: u32) -> Result<Option<T>> {
     let Some(value) = read_json_if_exists::<serde_json::Value>(path)? else { return Ok(None) };
+    check_format(&value, newest).with_context(|| path.display().to_string())?;
+    let value = serde_json::from_value(value).with_context(|| format!("parse {}", path.display()))?;
+    Ok(Some(value))
+}
+
+/// The `format` of a state file; a newer one than `newest` is an error.
+fn check_format(value: &serde_json::Value, newest: u32) -> Result<u64> {
     let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
     anyhow::ensure!(
         format <= u64::from(newest),
-        "{} has format {format}, this tftctl reads up to {newest}: a newer one wrote it",
-        path.display()
+        "it has format {format}, this tftctl reads up to {newest}: a newer one wrote it"
     );
-    let value = serde_json::from_value(value).with_context(|| format!("parse {}", path.display()))?;
-    Ok(Some(value))
+    Ok(format)
 }
 
 /// The entries of a folder, by name; none where there is no such folder, and any other trouble is an error.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::buffer::step_table::{StepOutline, StepTable};
 use crate::calendar;
 use crate::config::MAX_WINDOW_DAYS;
-use crate::error::{HintExt, Refusal};
+use crate::error::{HintExt, Refusal, message_and_hint};
 use crate::fsx;
 use crate::platform;
 use crate::progress::Progress;
@@ -96,17 +96,18 @@ pub fn build_from(
     for _ in 0..MAX_ATTEMPTS {
         let plan = plan(source, site, request, now)?;
         warn_of_damage(&plan.sources, progress);
-        if let Some(window) = store::find(site, &plan.id)? {
-            match window.verify() {
-                Ok(()) => {
-                    progress.note(&format!("window {} is there already", window.id));
-                    store::point_at(site, &window.id)?;
-                    return Ok(window);
-                }
-                Err(error) => {
-                    progress.warn(&format!("window {} is damaged and built anew: {error:#}", window.id));
-                    store::discard(&window)?;
-                }
+        let whole = |window: Window| window.verify().map(|()| window);
+        match store::find(site, &plan.id).and_then(|found| found.map(whole).transpose()) {
+            Ok(None) => {}
+            Ok(Some(window)) => {
+                progress.note(&format!("window {} is there already", window.id));
+                store::point_at(site, &window.id)?;
+                return Ok(window);
+            }
+            Err(error) => {
+                let (damage, _) = message_and_hint(&error);
+                progress.warn(&format!("window {} is damaged and built anew: {damage}", plan.id));
+                store::discard(site, &plan.id)?;
             }
         }
         let mut draft = Draft::begin(site, &plan.id)?;
@@ -359,5 +360,6 @@ fn manifest_of(site: &Site, plan: &Plan, split: Split, outline: &Grid, quality: 
         sources: plan.sources.clone(),
         quality,
         files: Vec::new(),
+        digest: Some(fsx::NO_DIGEST.into()),
     }
 }

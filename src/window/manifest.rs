@@ -13,7 +13,9 @@ use super::quality::QualityReport;
 use super::split::Split;
 
 /// The `format` written here.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
+/// The first `format` whose manifest carries its own digest.
+pub(super) const SEALED_SINCE: u32 = 3;
 
 /// One file that a window was read from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +69,9 @@ pub struct Manifest {
     pub sources: Vec<Source>,
     pub quality: QualityReport,
     pub files: Vec<FileDigest>,
+    /// Of the manifest itself (see [`crate::fsx::read_sealed`]); older ones have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 impl Manifest {

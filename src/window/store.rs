@@ -10,14 +10,14 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use crate::calendar;
-use crate::error::{HintExt, Refusal};
+use crate::error::{HintExt, Refusal, message_and_hint};
 use crate::fsx::{self, StagedDir};
 use crate::platform;
 use crate::site::Site;
 
 use super::feed::Feed;
 use super::grid::Grid;
-use super::manifest::{FORMAT, Manifest};
+use super::manifest::{FORMAT, Manifest, SEALED_SINCE};
 use super::steps_file::{self, StepsWriter};
 
 const STEPS: &str = "steps.parquet";
@@ -143,7 +143,7 @@ pub fn list(site: &Site) -> Result<Vec<Window>> {
 pub fn list_damaged(site: &Site) -> Result<Vec<DamagedWindow>> {
     let damaged = |(id, found): (String, Result<Window>)| {
         let error = found.err()?;
-        Some(DamagedWindow { id, error: format!("{error:#}") })
+        Some(DamagedWindow { id, error: message_and_hint(&error).0 })
     };
     Ok(find_all(site)?.into_iter().filter_map(damaged).collect())
 }
@@ -156,9 +156,14 @@ pub fn verify_all(site: &Site) -> Result<(usize, Vec<DamagedWindow>)> {
     let n_windows = all.len();
     let damage = |(id, found): (String, Result<Window>)| {
         let error = found.and_then(|window| window.verify()).err()?;
-        Some(DamagedWindow { id, error: format!("{error:#}") })
+        Some(DamagedWindow { id, error: message_and_hint(&error).0 })
     };
     Ok((n_windows, all.into_iter().filter_map(damage).collect()))
+}
+
+/// The names of all windows, damaged ones too.
+pub fn ids(site: &Site) -> Result<Vec<String>> {
+    Ok(find_all(site)?.into_iter().map(|(id, _)| id).collect())
 }
 
 /// Whatever looks like a window, by name.
@@ -184,15 +189,15 @@ pub fn prune(site: &Site, today: NaiveDate, keep_days: u32, in_use: &[String]) -
         if window.manifest.end_day >= oldest || in_use.contains(&window.id) {
             continue;
         }
-        discard(&window)?;
+        discard(site, &window.id)?;
         n_deleted += 1;
     }
     Ok(n_deleted)
 }
 
-/// Deletes a window, first out of sight and then for good.
-pub(super) fn discard(window: &Window) -> Result<()> {
-    fsx::discard_dir(&window.dir).with_context(|| format!("delete window {}", window.id))
+/// Deletes the window `id`, first out of sight and then for good.
+pub(super) fn discard(site: &Site, id: &str) -> Result<()> {
+    fsx::discard_dir(&site.windows_dir().join(id)).with_context(|| format!("delete window {id}"))
 }
 
 /// The window `id`, if there is one.
@@ -201,7 +206,7 @@ pub(super) fn find(site: &Site, id: &str) -> Result<Option<Window>> {
         return Ok(None);
     }
     let dir = site.windows_dir().join(id);
-    let manifest = fsx::read_versioned(&dir.join(fsx::MANIFEST), FORMAT)
+    let manifest = fsx::read_sealed(&dir.join(fsx::MANIFEST), FORMAT, SEALED_SINCE)
         .hint(|| format!("delete {} and run `tftctl window build` again", dir.display()))?;
     Ok(manifest.map(|manifest| Window { id: id.to_owned(), dir, manifest }))
 }

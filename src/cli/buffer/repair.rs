@@ -2,16 +2,18 @@
 
 use chrono::NaiveDate;
 use clap::Args;
+use serde::Serialize;
 
 use crate::buffer::{Buffer, Mended, RepairOptions, RepairReport};
 use crate::cli::context::Context;
 use crate::cli::text;
 use crate::error::Exit;
 use crate::site::Site;
+use crate::window::{self, MendedWindow};
 
 #[derive(Args)]
 pub struct RepairArgs {
-    /// Only this day
+    /// Only this day, and no windows
     #[arg(long, value_name = "DATE")]
     day: Option<NaiveDate>,
     /// Say what would be done and touch nothing
@@ -19,18 +21,32 @@ pub struct RepairArgs {
     dry_run: bool,
 }
 
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    buffer: RepairReport,
+    /// Damaged windows that were set aside.
+    windows: Vec<MendedWindow>,
+}
+
 pub fn run(args: &RepairArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
     let now = context.clock(site.zone())?.now();
     let options = RepairOptions { day: args.day, dry_run: args.dry_run };
-    let report = Buffer::open(site).repair(&options, now, context.progress())?;
+    let buffer = Buffer::open(site).repair(&options, now, context.progress())?;
+    let windows = match args.day {
+        Some(_) => Vec::new(),
+        None => window::repair(site, args.dry_run, now)?,
+    };
+    let report = Report { buffer, windows };
     let is_gone = |mended: &Mended| mended.n_rows_saved == 0 && mended.n_rows_lost != Some(0);
-    let is_mended = report.failed.is_empty() && !report.mended.iter().any(is_gone);
+    let is_mended = report.buffer.failed.is_empty() && !report.buffer.mended.iter().any(is_gone);
     let exit = if is_mended { Exit::Done } else { Exit::Failed };
     context.output.done(&report, exit, render)?;
     Ok(exit)
 }
 
-fn render(report: &RepairReport) -> String {
+fn render(report: &Report) -> String {
+    let Report { buffer: report, windows } = report;
     let mut lines: Vec<String> = Vec::new();
     for mended in &report.mended {
         lines.push(format!("{}: {}: {}", mended.date, mended.file.display(), mended.problem));
@@ -38,6 +54,11 @@ fn render(report: &RepairReport) -> String {
         lines.extend(counts(mended).map(|counts| format!("  {counts}")));
         lines.extend(mended.kept.iter().map(|kept| format!("  as it was: {}", kept.display())));
     }
+    let verb = if report.is_dry_run { "would be set aside" } else { "was set aside" };
+    lines.extend(windows.iter().map(|window| {
+        let MendedWindow { id, problem, .. } = window;
+        format!("window {id} {verb}: {problem}; `tftctl window build` makes it anew")
+    }));
     for day in &report.sealed {
         lines.push(format!("{} sealed: {}", day.date, text::plural(day.n_rows, "row")));
     }

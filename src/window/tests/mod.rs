@@ -406,6 +406,47 @@ fn a_flipped_bit_in_a_window_is_noticed() {
 }
 
 #[test]
+fn a_flipped_bit_in_a_manifest_is_noticed_and_the_window_is_set_aside_by_repair() {
+    let bench = Bench::new(config());
+    let days = days_of(&config(), "2024-01-01", 3, &["a"], |_, _| true);
+    let window = bench.build(&days, "2024-01-04").unwrap();
+    let path = window.dir.join("manifest.json");
+    let whole = std::fs::read(&path).unwrap();
+    for at in (0..whole.len()).step_by(97) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &damaged).unwrap();
+        assert_eq!(verify_all(&bench.site).unwrap().1.len(), 1, "byte {at}");
+    }
+    let damaged = std::fs::read(&path).unwrap();
+    let now = "2024-01-04T02:00:00Z".parse().unwrap();
+    assert_eq!(repair(&bench.site, true, now).unwrap()[0].kept.len(), 0);
+    let mended = repair(&bench.site, false, now).unwrap().remove(0);
+    assert_eq!((mended.id, mended.kept.len()), (window.id.clone(), 2));
+    assert!(mended.kept.iter().any(|kept| std::fs::read(kept).unwrap() == damaged));
+    assert!(ids(&bench.site).unwrap().is_empty() && repair(&bench.site, false, now).unwrap().is_empty());
+    assert_eq!(bench.build(&days, "2024-01-04").unwrap().id, window.id);
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    // And where nobody repaired it, building does.
+    std::fs::write(&path, damaged).unwrap();
+    assert_eq!(bench.build(&days, "2024-01-04").unwrap().manifest, window.manifest);
+}
+
+#[test]
+fn a_window_of_the_format_before_is_read_without_a_digest() {
+    let bench = Bench::new(config());
+    let days = days_of(&config(), "2024-01-01", 3, &["a"], |_, _| true);
+    let window = bench.build(&days, "2024-01-04").unwrap();
+    let path = window.dir.join("manifest.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    value["format"] = 2.into();
+    value.as_object_mut().unwrap().remove("digest");
+    std::fs::write(&path, value.to_string()).unwrap();
+    assert_eq!(list(&bench.site).unwrap()[0].manifest.digest, None);
+    assert_eq!(verify_all(&bench.site).unwrap(), (1, Vec::new()));
+}
+
+#[test]
 fn inspecting_writes_nothing_and_keeps_hard_findings() {
     let bench = Bench::new(Config { min_training_samples: 1_000_000, ..config() });
     let days = days_of(&config(), "2024-01-01", 3, &["a"], |_, _| true);
