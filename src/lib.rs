@@ -40,7 +40,7 @@
 //! | `data_buffer/steps/`, `quarantine/` | [`buffer`] | derived, with a digest of itself; bad rows with their reasons |
 //! | `data_buffer/imports/` | [`buffer`] | how far each import came, replaced whole after its rows were acknowledged |
 //! | `data_buffer/readers/` | [`buffer`] | one locked file per running reader, named after the days it reads |
-//! | `data_buffer/removed/<day>/` | [`buffer`] | damaged files as a repair found them, each with its reason; never read |
+//! | `data_buffer/removed/<day>/` | [`buffer`] | damaged and torn files as a repair or a rotation found them, each with its reason; never read |
 //! | `archive/` | [`buffer`] | days that are too old, if the site keeps them: copied and proven before the original goes |
 //! | `windows/<end>-<digest>/` | [`window`] | a folder that appears whole, never edited; the name is a digest of its inputs |
 //! | `checkpoints/{last,previous}/` | [`train`] | a folder that appears whole over the one before |

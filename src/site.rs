@@ -102,7 +102,7 @@ impl Site {
         self.own_buffer_dir().join("readers")
     }
 
-    /// What `buffer repair` took away, with the reasons.
+    /// What repairs and rotations took away, with the reasons.
     pub fn removed_dir(&self) -> PathBuf {
         self.own_buffer_dir().join("removed")
     }

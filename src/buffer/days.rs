@@ -238,14 +238,15 @@ impl Buffer {
 
     /// Makes sure that the aggregates of a sealed day are on disk; true if they had to be made.
     pub(super) fn ensure_steps(&self, day: NaiveDate) -> Result<bool> {
+        let is_due = self.needs_steps(day)?;
+        if is_due { self.read_day(day).map(|_| true) } else { Ok(false) }
+    }
+
+    /// Whether a day is sealed, and its aggregates are not on disk.
+    pub(super) fn needs_steps(&self, day: NaiveDate) -> Result<bool> {
         let sources = self.sources_of(day)?;
-        if sources.sealed.is_empty() || !sources.segments.is_empty() {
-            return Ok(false);
-        }
-        if self.fresh_steps(day, &sources).is_some() {
-            return Ok(false);
-        }
-        self.read_day(day).map(|_| true)
+        let is_sealed = !sources.sealed.is_empty() && sources.segments.is_empty();
+        Ok(is_sealed && self.fresh_steps(day, &sources).is_none())
     }
 
     /// [`Buffer::ensure_steps`] of many days, a few side by side; what fails will fail again where it is named.

@@ -21,6 +21,7 @@ use crate::fsx::{self, Lock, disk};
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
+use super::days::Day;
 use super::merge::{self, DayInputs, Survey};
 use super::open::flaws::{Damage, DamagedSegment};
 use super::open::segment;
@@ -98,7 +99,7 @@ pub struct RotateReport {
     pub is_foreign: bool,
     pub planned: Vec<SealPlan>,
     pub sealed: Vec<SealedDay>,
-    /// Days whose step aggregates were made.
+    /// Days whose step aggregates were made, or would be.
     pub steps_written: Vec<NaiveDate>,
     /// One decision per sealed day.
     pub retention: Vec<RetentionDecision>,
@@ -143,7 +144,9 @@ impl Buffer {
         if !self.is_foreign {
             report.planned = self.plan_seals(today, options)?;
         }
-        if !options.dry_run {
+        if options.dry_run {
+            report.steps_written = self.plan_steps(&report.planned)?;
+        } else {
             self.apply_seals(&mut report, now, progress);
             self.write_steps(&mut report, today, progress)?;
         }
@@ -367,6 +370,22 @@ impl Buffer {
             disk::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
         }
         fsx::sync_dir(&self.open_dir)
+    }
+
+    /// The days that [`Buffer::write_steps`] would aggregate once `seals` are done.
+    fn plan_steps(&self, seals: &[SealPlan]) -> Result<Vec<NaiveDate>> {
+        let mut planned = Vec::new();
+        for Day { date, .. } in self.days()? {
+            let seal = seals.iter().find(|seal| seal.date == date);
+            let is_due = match seal {
+                Some(seal) => seal.n_segments > 0 && seal.n_live_segments == 0,
+                None => self.needs_steps(date)?,
+            };
+            if is_due {
+                planned.push(date);
+            }
+        }
+        Ok(planned)
     }
 
     /// Aggregates every sealed day that has no fresh aggregates.

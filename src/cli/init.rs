@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::text;
 use crate::buffer::{Derived, derive};
-use crate::config::{Config, template};
+use crate::config::{Config, parse_zone, template};
 use crate::error::{Exit, HintExt, Refusal};
 use crate::fsx;
 use crate::site::CONFIG_FILE;
@@ -26,7 +26,7 @@ pub struct InitArgs {
     #[arg(long, value_enum, default_value = "fleet14")]
     preset: Preset,
     /// The site's time zone
-    #[arg(long, default_value = "UTC", value_name = "ZONE")]
+    #[arg(long, default_value = "UTC", value_name = "ZONE", value_parser = parse_zone)]
     timezone: chrono_tz::Tz,
 }
 

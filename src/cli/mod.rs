@@ -38,17 +38,14 @@ use clap::Parser;
 use crate::error::{Exit, message_and_hint};
 use args::{Cli, Command};
 use context::Context;
+use output::Output;
 
 /// Runs the program on a command line (with the program's name first) and says how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
-            // Nothing can be done where even the help text cannot be printed.
-            let _ = error.print();
-            return exit;
-        }
+        Err(error) => return misused(&error, &args),
     };
     let context = Context::new(&cli.global);
     match dispatch(cli.command, &context) {
@@ -60,6 +57,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             exit
         }
     }
+}
+
+/// Tells what is wrong with a command line (or the help that it asks for).
+fn misused(error: &clap::Error, args: &[OsString]) -> Exit {
+    let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+    if exit == Exit::Usage && args.iter().any(|arg| arg == "--json") {
+        let text = error.render().to_string();
+        let (message, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let hint = Some(rest.trim()).filter(|rest| !rest.is_empty());
+        Output { json: true, quiet: false, verbose: false }.error(message, hint, exit);
+    } else {
+        // Nothing can be done where even the help text cannot be printed.
+        let _ = error.print();
+    }
+    exit
 }
 
 fn dispatch(command: Command, context: &Context) -> anyhow::Result<Exit> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -10,7 +10,8 @@ use clap::Args;
 use super::context::Context;
 use super::text;
 use crate::clock::parse_time;
-use crate::error::Exit;
+use crate::config::parse_zone;
+use crate::error::{Exit, HintExt, Refusal};
 use crate::simulate::{Fleet, FleetSpec, OfflineRows, SimulationReport};
 
 #[derive(Args)]
@@ -34,7 +35,7 @@ pub struct SimulateArgs {
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Where its people live: rhythm, weekends and local times of --start and --end
-    #[arg(long, default_value = "UTC", value_name = "ZONE")]
+    #[arg(long, default_value = "UTC", value_name = "ZONE", value_parser = parse_zone)]
     timezone: chrono_tz::Tz,
     /// Mean incidents that begin on a server in a week
     #[arg(long, default_value_t = 0.5, value_name = "N")]
@@ -60,6 +61,7 @@ pub struct SimulateArgs {
 }
 
 pub fn run(args: SimulateArgs, context: &Context) -> anyhow::Result<Exit> {
+    ensure_ndjson(&args.out)?;
     let fleet = Fleet::new(&spec(&args, context)?)?;
     let to_stdout = args.out.as_os_str() == "-";
     let mut labels: Box<dyn Write> = match labels_path(&args, to_stdout) {
@@ -80,6 +82,16 @@ pub fn run(args: SimulateArgs, context: &Context) -> anyhow::Result<Exit> {
         context.output.result(&report, render)?;
     }
     Ok(Exit::Done)
+}
+
+/// - Errors: the name promises a form that is not written here.
+fn ensure_ndjson(out: &Path) -> anyhow::Result<()> {
+    let extension = out.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if !["csv", "parquet", "gz", "zst"].contains(&extension) {
+        return Ok(());
+    }
+    Err(Refusal::usage(format!("{}: what is simulated is written as plain NDJSON", out.display())))
+        .hint(|| "name it .ndjson; once appended, `tftctl buffer export` writes other forms".into())
 }
 
 fn spec(args: &SimulateArgs, context: &Context) -> anyhow::Result<FleetSpec> {
@@ -117,7 +129,7 @@ fn labels_path(args: &SimulateArgs, to_stdout: bool) -> Option<PathBuf> {
     }
 }
 
-fn create(path: &std::path::Path) -> anyhow::Result<BufWriter<File>> {
+fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
     let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     Ok(BufWriter::with_capacity(1 << 16, file))
 }

@@ -85,7 +85,7 @@ fn table(manifest: &Manifest, servers: Servers) -> String {
             Verdict::Warn => "warn",
             Verdict::Excluded => "left out",
         };
-        let complete = format!("{:.1} %", 100.0 * server.completeness);
+        let complete = format!("{:.1} %", 100.0 * server.completeness_in_life);
         let gap = format!("{:.1} h", server.longest_gap_secs as f64 / 3600.0);
         vec![server.name.clone(), server.profile.clone(), verdict.into(), complete, gap, remarks(server)]
     });

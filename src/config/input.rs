@@ -7,8 +7,9 @@ use anyhow::Result;
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use super::layers::nearest;
+use super::layers::did_you_mean;
 use super::tables::require;
+use super::zone::parse_zone;
 use crate::error::Refusal;
 use crate::schema::Schema;
 
@@ -99,11 +100,10 @@ impl InputConfig {
 
     pub(super) fn ensure_valid(&self, schema: &Schema, columns: &[ColumnRule]) -> Result<()> {
         self.ensure_valid_names(schema)?;
-        require(self.timestamp_zone.is_empty() || self.zone().is_some(), || {
-            let zones = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-            let hint = did_you_mean(&self.timestamp_zone, zones);
-            format!("input.timestamp_zone `{}` is no time zone{hint}", self.timestamp_zone)
-        })?;
+        if !self.timestamp_zone.is_empty() {
+            parse_zone(&self.timestamp_zone)
+                .map_err(|problem| Refusal::usage(format!("input.timestamp_zone: {problem}")))?;
+        }
         for (from, to) in &self.status_values {
             // Else a status would mean something else each time it is read and written again.
             let again = self.status_values.get(to).filter(|again| *again != to);
@@ -158,10 +158,6 @@ impl ColumnRule {
             format!("`{source}` cannot be a [[column]]: it holds records or their metrics")
         })
     }
-}
-
-fn did_you_mean<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
-    nearest(name, candidates).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -117,18 +117,19 @@ fn value_of_variable(text: &str, default: &Value) -> Value {
 }
 
 fn unknown(key: &str, known: &[String]) -> anyhow::Error {
-    Refusal::usage(match nearest(key, known.iter().map(String::as_str)) {
-        Some(name) => format!("unknown key `{key}`; did you mean `{name}`?"),
-        None => format!("unknown key `{key}`"),
-    })
+    let near = did_you_mean(key, known.iter().map(String::as_str));
+    Refusal::usage(format!("unknown key `{key}`{near}"))
 }
 
 fn unknown_variable(name: &str, known: &[String]) -> anyhow::Error {
     let variables: Vec<String> = known.iter().map(|key| variable_of_key(key)).collect();
-    Refusal::usage(match nearest(name, variables.iter().map(String::as_str)) {
-        Some(variable) => format!("unknown environment variable `{name}`; did you mean `{variable}`?"),
-        None => format!("unknown environment variable `{name}`"),
-    })
+    let near = did_you_mean(name, variables.iter().map(String::as_str));
+    Refusal::usage(format!("unknown environment variable `{name}`{near}"))
+}
+
+/// Names the candidate most like `name`, as the end of a sentence; empty where none is like it.
+pub fn did_you_mean<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+    nearest(name, candidates).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
 }
 
 /// The candidate most like `name`.

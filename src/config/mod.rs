@@ -10,6 +10,7 @@ mod prometheus;
 mod quality;
 mod tables;
 pub mod template;
+mod zone;
 
 use std::path::Path;
 
@@ -23,12 +24,13 @@ use crate::schema::{Metric, ProfileRule, Schema};
 
 pub use buffer::{BufferConfig, OldDays};
 pub use input::{ColumnRule, InputConfig, TimestampUnit};
-pub use layers::{Origin, Setting};
+pub use layers::{Origin, Setting, did_you_mean};
 pub use prometheus::{MAX_PAGE_POINTS, PrometheusConfig};
 pub use quality::QualityConfig;
 pub use tables::{
     ModelConfig, NotifyConfig, RetentionConfig, SeriesConfig, TrainingConfig, ValidationConfig, WindowConfig,
 };
+pub use zone::parse_zone;
 
 /// Days a window spans at most: more is a slip of the keyboard, and would be allocated step by step.
 pub const MAX_WINDOW_DAYS: u32 = 3660;
@@ -38,7 +40,7 @@ pub const MAX_WINDOW_DAYS: u32 = 3660;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Cuts the days, feeds the calendar inputs and dates the nights.
-    #[serde(alias = "training_timezone")]
+    #[serde(alias = "training_timezone", with = "zone")]
     pub timezone: Tz,
     /// Where day files lie; a folder outside the site is only read.
     pub data_buffer_dir: String,
@@ -304,6 +306,7 @@ mod tests {
         refused("[buffer]\nretention_action = \"burn\"", &[], "archive");
         refused("training_time = \"25:00\"", &[], "not a time");
         refused("timezone = \"Mars/Olympus\"", &[], "timezone");
+        refused("timezone = \"Europe/Berln\"", &[], "did you mean `Europe/Berlin`?");
         refused("[model]\ntargets = [\"nope\"]", &[], "`nope`");
         let weights = |text: &str| format!("[model]\ntarget_weights = {{ {text} }}");
         refused(&weights("cpu_usr_pct = 2"), &[], "none of model.targets; did you mean `cpu_user_pct`?");

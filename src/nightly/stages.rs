@@ -175,9 +175,8 @@ impl<'a> Run<'a> {
         let request = WindowRequest { days: None, end: Some(self.night.logical_date), holdout_extra_days };
         let window = window::build(self.site, &request, self.now, self.progress)?;
         let manifest = &window.manifest;
-        // Building the window has told them.
         for finding in &manifest.quality.findings {
-            self.remember(finding.message.clone());
+            self.warn(finding.message.clone());
         }
         Ok(WindowSummary {
             window_id: window.id.clone(),

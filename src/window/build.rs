@@ -22,7 +22,7 @@ use crate::site::Site;
 use super::assemble::{Cast, fill, outline, survey};
 use super::grid::{Grid, Server, bytes_a_server};
 use super::manifest::{FORMAT, Manifest, Source};
-use super::quality::{Asked, Examination, QualityReport, Severity};
+use super::quality::{Asked, Examination, QualityReport};
 use super::span::Span;
 use super::split::{PlannedSplit, Split, holdout_steps, plan_split};
 use super::store::{self, Draft, Window};
@@ -118,7 +118,7 @@ pub fn build_from(
             progress.note("rows came in while the window was read; it is read again");
             continue;
         }
-        let split = decide(&plan, &report, progress)?;
+        let split = decide(&plan, &report)?;
         let window = draft.publish(&outline, manifest_of(site, &plan, split, &outline, report))?;
         store::point_at(site, &window.id)?;
         return Ok(window);
@@ -320,16 +320,11 @@ fn groups(cast: &Cast, site: &Site, bytes_a_server: u64) -> Vec<Range<usize>> {
     (0..n_servers.max(1)).step_by(at_once).map(|first| first..(first + at_once).min(n_servers)).collect()
 }
 
-/// The split, unless a hard finding stands against it; soft findings become warnings.
-fn decide(plan: &Plan, report: &QualityReport, progress: &dyn Progress) -> Result<Split> {
+/// The split, unless a hard finding stands against it; soft ones are in the manifest, for whoever asked to tell.
+fn decide(plan: &Plan, report: &QualityReport) -> Result<Split> {
     let reasons = report.hard_reasons();
     match (&plan.split, reasons.is_empty()) {
-        (Some(planned), true) => {
-            for finding in report.findings.iter().filter(|f| f.severity == Severity::Soft) {
-                progress.warn(&finding.message);
-            }
-            Ok(planned.split)
-        }
+        (Some(planned), true) => Ok(planned.split),
         _ => Err(Refusal::NotEnoughData { reasons }.into()),
     }
 }

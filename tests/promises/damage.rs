@@ -74,6 +74,10 @@ fn a_damaged_window_is_built_anew_and_a_damaged_old_night_is_passed_over() {
     story.run("window verify").exit(0).stdout("is what was published");
     flip_a_byte(story.path(&format!("windows/{id}/steps.parquet")));
     story.run(&format!("window verify {id}")).exit(1).stdout("sha256 differs");
+    let listed = story.run("window list --json").exit(0).json();
+    let of_id = listed.as_array().unwrap().iter().find(|window| window["id"] == id.as_str()).unwrap();
+    assert!(of_id["damage"].as_str().unwrap().contains("sha256 differs"), "{listed}");
+    story.run("buffer repair --dry-run").exit(0).stdout(&format!("window {id} would be set aside"));
     story.run("window build").exit(0).stderr("built anew");
     story.run("window show --all").exit(0).stdout("longest gap");
     let manifest = story.path(&format!("windows/{id}/manifest.json"));

@@ -55,7 +55,7 @@ fn a_followed_pipe_of_an_agent_is_acknowledged_and_comes_out_as_rows() {
     stdin.write_all(point.as_bytes()).unwrap();
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
-    assert_eq!(line, "1 rows are safe, 0 were bad\n");
+    assert_eq!(line, "1 row safe, 0 bad\n");
     drop(stdin);
     assert!(child.wait().unwrap().success());
     story.run("buffer export --format csv").exit(0).stdout("2024-01-01T10:00:00.000Z,s1,,,7.5,");
@@ -69,7 +69,7 @@ fn what_is_exported_is_appended_again_to_the_same_bytes() {
     from.write("in.ndjson", &(0..60).map(record).collect::<String>());
     from.run("buffer append in.ndjson").exit(0);
     for file in ["all.parquet", "all.csv", "all.ndjson"] {
-        from.run(&format!("buffer export --output {file}")).exit(0).stdout("60 rows of 1 day(s)");
+        from.run(&format!("buffer export --output {file}")).exit(0).stdout("60 rows of 1 day");
         let to = story();
         std::fs::copy(from.path(file), to.path(file)).unwrap();
         // What the site calls things does not matter to its own files.

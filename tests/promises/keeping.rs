@@ -121,5 +121,71 @@ fn a_disk_without_room_stops_rows_and_windows_and_seals_days() {
     story.set("buffer.min_free_disk_mb", "1000000000");
     story.run("buffer append rows.ndjson").exit(1).stderr("MiB free").stderr("min_free_disk_mb");
     story.run("window build").exit(1).stderr("MiB free");
-    story.run("buffer rotate").exit(0).stdout("2024-01-01 sealed: 1 rows");
+    story.run("buffer rotate").exit(0).stdout("2024-01-01 sealed: 1 row of");
+}
+
+#[test]
+fn rows_behind_a_damaged_byte_are_read_and_the_damaged_ones_told_by_everybody() {
+    let mut story = site();
+    for minutes in [0..20, 20..50] {
+        story.write("rows.ndjson", &minutes.map(|minute| record(4, minute, 0)).collect::<String>());
+        story.run("buffer append rows.ndjson").exit(0).stdout("rows taken");
+    }
+    let day = "data_buffer/open/2024-01-04";
+    let segment = story.names(day).into_iter().find(|name| name.ends_with(".seg")).unwrap();
+    let path = story.path(&format!("{day}/{segment}"));
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.len() - 40;
+    bytes[at] ^= 4;
+    fs::write(&path, bytes).unwrap();
+    let told = "bytes of it are damaged, and 20 rows are lost";
+    story.run("buffer status").exit(0).stdout(told).stdout("buffer repair").stdout("1 day, 30 rows");
+    story.run("buffer verify").exit(1).stdout(told);
+    story.run("window build --end 2024-01-05").exit(4).stderr(told);
+    story.run("buffer export").exit(0).stderr(told);
+    story.at("2024-01-05T12:00:00Z");
+    let rotated =
+        story.run("buffer rotate").exit(4).stdout("sealed: 30 rows of 1 server, 0 duplicates").stderr(told);
+    assert_eq!(rotated.stderr.matches(told).count(), 1, "{}", rotated.stderr);
+    story.run("buffer rotate").exit(0).stdout("nothing to do");
+    story.run("buffer verify").exit(0).stdout("1 damaged or torn file set aside").stdout("0 findings");
+    let status = story.run("buffer status --json").exit(0).json();
+    let kept = status["set_aside"][0]["kept"].as_str().unwrap();
+    assert!(fs::exists(kept).unwrap() && kept.ends_with(&segment), "{status}");
+}
+
+#[test]
+fn an_export_is_what_its_name_says_and_knows_its_servers() {
+    let story = site();
+    story.write("rows.ndjson", &(0..3).map(|minute| record(1, minute, 7)).collect::<String>());
+    story.run("buffer append rows.ndjson").exit(0);
+    story.run("buffer export --server ppdb07").exit(2).stderr("did you mean `ppdb007`?");
+    let plain = story.run("buffer export --format csv --server ppdb007").exit(0).stdout;
+    story.run("buffer export --output out.csv.gz").exit(0).stdout("3 rows of 1 day");
+    let mut text = String::new();
+    let packed = fs::File::open(story.path("out.csv.gz")).unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(packed), &mut text).unwrap();
+    assert_eq!(text, plain);
+    story.run("buffer export --output out.ndjson.zst").exit(0);
+    let text = zstd::decode_all(fs::File::open(story.path("out.ndjson.zst")).unwrap()).unwrap();
+    assert_eq!(String::from_utf8(text).unwrap().lines().count(), 3);
+    story.run("buffer export --output out.parquet.gz").exit(2).stderr("not once more");
+    story.run("simulate --servers 1 --out fleet.csv").exit(2).stderr("NDJSON");
+}
+
+#[test]
+fn what_is_wrong_with_a_call_is_said_in_the_form_that_was_asked_for() {
+    let story = site();
+    let error: serde_json::Value =
+        serde_json::from_str(&story.run("buffer export --fron 2024-01-01 --json").exit(2).stderr).unwrap();
+    assert!(error["error"].as_str().unwrap().contains("--fron") && error["exit_code"] == 2, "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("--from"), "{error}");
+    story.run("init other --timezone Europe/Berln").exit(2).stderr("did you mean `Europe/Berlin`?");
+    let follow = story.run_with_input("buffer append - --follow --json", record(1, 0, 0).as_bytes()).exit(0);
+    assert_eq!(follow.stdout.lines().count(), 1, "{}", follow.stdout);
+    story.write("renamed.csv", "time,host,cpu_user_pct\n2024-01-01T00:00:00Z,a,1\n");
+    let hint = story.run("buffer append renamed.csv").exit(4).stderr;
+    assert!(hint.contains("[input] maps them") && !hint.contains("--now"), "{hint}");
+    story.write("old.ndjson", &record(1, 0, 0).replace("2024", "2011"));
+    story.run("buffer append old.ndjson").exit(4).stderr("give `--now`");
 }

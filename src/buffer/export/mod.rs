@@ -8,6 +8,7 @@
 
 mod forms;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ use anyhow::{Context, Result};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
+use crate::config::did_you_mean;
+use crate::error::Refusal;
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
@@ -49,6 +52,12 @@ pub struct ExportOptions {
     pub servers: Vec<String>,
 }
 
+impl ExportOptions {
+    fn covers(&self, date: NaiveDate) -> bool {
+        self.from.is_none_or(|from| date >= from) && self.to.is_none_or(|to| date <= to)
+    }
+}
+
 /// What was exported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ExportReport {
@@ -62,6 +71,25 @@ pub struct ExportReport {
 }
 
 impl Buffer {
+    /// Checks that each server that `options` name has rows on the days that they choose.
+    ///
+    /// - Errors: one has none ([`Refusal::Usage`], with the nearest name that has); a day cannot be read.
+    pub fn ensure_servers(&self, options: &ExportOptions) -> Result<()> {
+        let mut unknown: BTreeSet<&str> = options.servers.iter().map(String::as_str).collect();
+        let mut there = BTreeSet::new();
+        for day in self.days()?.iter().filter(|day| options.covers(day.date)) {
+            if unknown.is_empty() {
+                break;
+            }
+            let of_day = self.outline_day(day.date)?.servers;
+            of_day.iter().for_each(|server| drop(unknown.remove(server.as_str())));
+            there.extend(of_day);
+        }
+        let Some(name) = unknown.first() else { return Ok(()) };
+        let near = did_you_mean(name, there.iter().map(String::as_str));
+        Err(Refusal::usage(format!("no row of these days is of a server `{name}`{near}")))
+    }
+
     /// Writes the rows that `options` choose to `out`, by day, server and time.
     ///
     /// - Errors: a day cannot be read (it is named), or `out` refuses; what was written so far is whole rows.
@@ -72,11 +100,8 @@ impl Buffer {
         progress: &dyn Progress,
     ) -> Result<ExportReport> {
         let metrics = self.metric_names();
-        let is_chosen = |date: NaiveDate| {
-            options.from.is_none_or(|from| date >= from) && options.to.is_none_or(|to| date <= to)
-        };
         let days: Vec<NaiveDate> =
-            self.days()?.iter().map(|day| day.date).filter(|d| is_chosen(*d)).collect();
+            self.days()?.iter().map(|day| day.date).filter(|date| options.covers(*date)).collect();
         let mut form = Form::begin(options.format, &metrics, out)?;
         let mut report = ExportReport::default();
         for (done, day) in days.iter().enumerate() {

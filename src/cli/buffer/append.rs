@@ -1,5 +1,6 @@
 //! `buffer append`: records in, and what became of them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -95,10 +96,7 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
     if n_bad > 0 && n_bad == n_rows {
         return Err(Refusal::BadRows { n_bad, n_rows }).hint(|| {
             let dir = site.quarantine_dir();
-            format!(
-                "{} holds them with the reasons; for old data give `--now`, a time at its end",
-                dir.display()
-            )
+            format!("{} holds them with the reasons{}", dir.display(), remedy(&reports))
         });
     }
     let n_unmapped: u64 = reports.iter().map(|report| report.n_unmapped).sum();
@@ -112,6 +110,27 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
             .hint(|| format!("{} holds them, with line and reason", site.quarantine_dir().display()));
     }
     Ok(Exit::Done)
+}
+
+/// What helps against the reason that most rows were bad for, where anything does.
+fn remedy(reports: &[AppendReport]) -> &'static str {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for (reason, n) in reports.iter().flat_map(|report| &report.reasons) {
+        *counts.entry(reason).or_default() += n;
+    }
+    let most = counts.into_iter().max_by_key(|(_, n)| *n);
+    match most.map(|(reason, _)| reason) {
+        Some("timestamp_too_old") => "; for old data give `--now`, a time at its end",
+        Some("timestamp_in_future") => {
+            "; look at the clocks, or at input.timestamp_unit and input.timestamp_zone"
+        }
+        Some("missing_timestamp" | "missing_server_name") => {
+            "; where the columns have other names, [input] maps them"
+        }
+        Some("no_metrics") => "; where the metrics have other names, [[column]] maps them",
+        Some("not_a_number") => "; numbers must not be in quotes",
+        _ => "",
+    }
 }
 
 /// Appends one file after the other; `reports` holds those that were finished. Texts and acknowledgements are told as
@@ -133,10 +152,11 @@ fn append_each(
             false => Source::File(path.clone()),
         };
         // Each acknowledgement is one line, so that a producer can wait for it.
-        let mut acknowledged = Ok(());
+        let (mut acknowledged, mut n_told) = (Ok(()), 0);
         let mut on_ack = |report: &AppendReport| {
             if args.follow && acknowledged.is_ok() {
                 acknowledged = acknowledge(report, context);
+                n_told = report.n_rows;
             }
         };
         let report = match buffer.append_with(source, options, &clock, context.progress(), &mut on_ack) {
@@ -150,13 +170,17 @@ fn append_each(
                 continue;
             }
         };
-        acknowledged?;
-        match (args.follow, context.output.json) {
-            (true, true) => acknowledge(&report, context)?,
-            (false, true) => {}
-            (_, false) => context.output.data(&render_append(&report))?,
-        }
+        let told = acknowledged.and_then(|()| match (args.follow, context.output.json) {
+            // A pipe without a row was never acknowledged.
+            (true, true) if n_told == 0 => acknowledge(&report, context),
+            (_, true) => Ok(()),
+            (_, false) => context.output.data(&render_append(&report)),
+        });
         reports.push(report);
+        if told.is_err() {
+            // Nobody hears what becomes of the others; what failed before is the older reason.
+            return failed.and(told);
+        }
     }
     failed
 }
@@ -165,23 +189,23 @@ fn acknowledge(report: &AppendReport, context: &Context) -> anyhow::Result<()> {
     if context.output.json {
         context.output.data(&serde_json::to_string(report)?)
     } else {
-        context.output.data(&format!("{} rows are safe, {} were bad", report.n_good, report.n_bad))
+        context.output.data(&format!("{} safe, {} bad", text::plural(report.n_good, "row"), report.n_bad))
     }
 }
 
 pub fn render_append(report: &AppendReport) -> String {
     let rate = report.n_rows as f64 / report.duration_secs.max(1e-9);
     let mut lines = vec![format!(
-        "{}: {} rows taken, {} bad, {} day(s), {:.0} rows/s",
+        "{}: {} taken, {} bad, {}, {:.0} rows/s",
         report.source,
-        text::count(report.n_good),
+        text::plural(report.n_good, "row"),
         report.n_bad,
-        report.n_per_day.len(),
+        text::plural(report.n_per_day.len() as u64, "day"),
         rate
     )];
     if report.n_too_old > 0 {
-        let n = text::count(report.n_too_old);
-        lines.push(format!("  {n} rows are older than data_retention_days and were left out"));
+        let n = text::plural(report.n_too_old, "row");
+        lines.push(format!("  older than data_retention_days and left out: {n}"));
     }
     for (reason, n) in &report.reasons {
         lines.push(format!("  bad: {n} x {reason}"));
@@ -194,19 +218,19 @@ pub fn render_append(report: &AppendReport) -> String {
         lines.push(format!("  unknown field {}: dropped {n} times", name.escape_debug()));
     }
     if report.n_joined > 0 {
-        lines.push(format!("  {} records are parts of the rows of others", text::count(report.n_joined)));
+        lines.push(format!("  parts of the rows of others: {}", text::plural(report.n_joined, "record")));
     }
     if report.n_unmapped > 0 {
         lines.push(format!(
-            "  {} records hold no metric of this site: dropped",
-            text::count(report.n_unmapped)
+            "  dropped, for they hold no metric of this site: {}",
+            text::plural(report.n_unmapped, "record")
         ));
     }
     if report.n_late > 0 {
-        lines.push(format!("  {} rows are late; the next rotation merges them", report.n_late));
+        lines.push(format!("  late, merged by the next rotation: {}", text::plural(report.n_late, "row")));
     }
     if report.n_out_of_range_kept > 0 {
-        lines.push(format!("  {} values are out of range and kept", report.n_out_of_range_kept));
+        lines.push(format!("  out of range and kept: {}", text::plural(report.n_out_of_range_kept, "value")));
     }
     lines.join("\n")
 }

@@ -1,10 +1,11 @@
 //! `buffer export`: raw rows back out.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
 use clap::{Args, ValueEnum};
+use flate2::write::GzEncoder;
 
 use crate::buffer::{Buffer, ExportFormat, ExportOptions, ExportReport};
 use crate::cli::context::Context;
@@ -12,6 +13,9 @@ use crate::cli::text;
 use crate::error::{Exit, HintExt, Refusal};
 use crate::fsx;
 use crate::site::Site;
+
+/// As strong as day files are compressed.
+const ZSTD_LEVEL: i32 = 3;
 
 #[derive(Args)]
 pub struct ExportArgs {
@@ -27,7 +31,8 @@ pub struct ExportArgs {
     /// Only these servers
     #[arg(long, value_name = "NAME")]
     server: Vec<String>,
-    /// Where to write; appears when it is complete [default: standard output]
+    /// Where to write, compressed where the name ends in .gz or .zst; appears when it is complete [default: standard
+    /// output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -44,6 +49,7 @@ pub fn run(args: &ExportArgs, site: &Site, context: &Context) -> anyhow::Result<
     let options =
         ExportOptions { format: format_of(args), from: args.from, to: args.to, servers: args.server.clone() };
     let buffer = Buffer::open(site);
+    buffer.ensure_servers(&options)?;
     match &args.output {
         None => {
             let outcome = buffer.export(&options, &mut io::stdout(), context.progress());
@@ -55,7 +61,22 @@ pub fn run(args: &ExportArgs, site: &Site, context: &Context) -> anyhow::Result<
         Some(path) => {
             let mut report = ExportReport::default();
             fsx::write_durable_with(path, |file| {
-                report = buffer.export(&options, file, context.progress())?;
+                let export = |out: &mut (dyn Write + Send)| buffer.export(&options, out, context.progress());
+                report = match Packing::of(path) {
+                    Packing::None => export(file)?,
+                    Packing::Gzip => {
+                        let mut packed = GzEncoder::new(file, flate2::Compression::default());
+                        let report = export(&mut packed)?;
+                        packed.finish()?;
+                        report
+                    }
+                    Packing::Zstd => {
+                        let mut packed = zstd::Encoder::new(file, ZSTD_LEVEL)?;
+                        let report = export(&mut packed)?;
+                        packed.finish()?;
+                        report
+                    }
+                };
                 Ok(())
             })?;
             context.output.result(&report, |report| format!("{} in {}", render(report), path.display()))?;
@@ -72,6 +93,10 @@ fn ensure_possible(args: &ExportArgs, site: &Site) -> anyhow::Result<()> {
         return Err(Refusal::usage(format!("--from {from} is after --to {to}")));
     }
     let Some(path) = &args.output else { return Ok(()) };
+    if format_of(args) == ExportFormat::Parquet && Packing::of(path) != Packing::None {
+        let problem = format!("{}: parquet is compressed inside, and not once more", path.display());
+        return Err(Refusal::usage(problem)).hint(|| "name it .parquet".into());
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let (Ok(folder), Ok(buffer)) = (folder.canonicalize(), site.buffer_dir().canonicalize())
         && folder.starts_with(&buffer)
@@ -82,8 +107,30 @@ fn ensure_possible(args: &ExportArgs, site: &Site) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the name of a file says of its compression.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    fn of(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gz") => Self::Gzip,
+            Some("zst") => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+}
+
 fn format_of(args: &ExportArgs) -> ExportFormat {
-    let extension = args.output.as_ref().and_then(|path| path.extension()?.to_str());
+    let unpacked = args.output.as_ref().map(|path| match Packing::of(path) {
+        Packing::None => path.clone(),
+        _ => path.with_extension(""),
+    });
+    let extension = unpacked.as_ref().and_then(|path| path.extension()?.to_str());
     match (args.format, extension) {
         (Some(Format::Ndjson), _) => ExportFormat::Ndjson,
         (Some(Format::Csv), _) | (None, Some("csv")) => ExportFormat::Csv,

@@ -44,9 +44,10 @@ fn ending_of(report: &RotateReport) -> anyhow::Result<Exit> {
 fn render(report: &RotateReport) -> String {
     let mut lines = Vec::new();
     if report.is_dry_run {
-        lines.extend(
-            report.planned.iter().map(|plan| format!("{} would be sealed: {}", plan.date, plan.reason)),
-        );
+        lines.extend(report.planned.iter().map(|plan| {
+            let verb = if plan.n_segments > 0 { "would be sealed" } else { "would wait" };
+            format!("{} {verb}: {}", plan.date, plan.reason)
+        }));
     }
     for day in &report.sealed {
         lines.push(format!(
@@ -59,7 +60,11 @@ fn render(report: &RotateReport) -> String {
         ));
     }
     if !report.steps_written.is_empty() {
-        lines.push(format!("{} aggregated to steps", text::plural(report.steps_written.len() as u64, "day")));
+        let n_days = text::plural(report.steps_written.len() as u64, "day");
+        lines.push(format!(
+            "{n_days} {}aggregated to steps",
+            if report.is_dry_run { "would be " } else { "" }
+        ));
     }
     for decision in &report.retention {
         let done = match decision.action {

@@ -27,7 +27,7 @@ pub(super) fn draw(
     let mut findings = Findings::default();
     findings.amount(report, config);
     findings.samples(report, outline, plan, config);
-    findings.fleet_gaps(report, config.timezone);
+    findings.fleet_gaps(report, config);
     findings.days(report, asked, config);
     findings.servers(report, config);
     metric_findings::draw(&mut findings, report, config);
@@ -120,7 +120,10 @@ impl Findings {
         }
     }
 
-    fn fleet_gaps(&mut self, report: &QualityReport, zone: Tz) {
+    fn fleet_gaps(&mut self, report: &QualityReport, config: &Config) {
+        let zone = config.timezone;
+        let max_gap_secs = config.window.max_gap_steps as f64 * f64::from(config.series.step_secs);
+        let limit = max_gap_secs / 3600.0;
         let mut gaps: Vec<&FleetGap> = report.fleet_gaps.iter().collect();
         gaps.sort_by_key(|gap| std::cmp::Reverse(gap.to - gap.from));
         let hours = |gap: &FleetGap| (gap.to - gap.from).num_seconds() as f64 / 3600.0;
@@ -133,12 +136,12 @@ impl Findings {
                 local(gap.to, zone),
                 hours(gap)
             );
-            self.soft("window", "fleet_gap", (hours(gap), 0.0), message);
+            self.soft("window", "fleet_gap", (hours(gap), limit), message);
         }
         if let Some(others) = gaps.get(MAX_LINES..).filter(|others| !others.is_empty()) {
             let n_hours: f64 = others.iter().map(|gap| hours(gap)).sum();
             let message = format!("{} more gaps of the whole fleet, {n_hours:.1} h together", others.len());
-            self.soft("window", "fleet_gap", (n_hours, 0.0), message);
+            self.soft("window", "fleet_gap", (n_hours, limit), message);
         }
     }
 
@@ -332,6 +335,7 @@ pub(super) fn judge_servers(report: &mut QualityReport, outline: &Grid, config: 
         let step_secs = i64::from(outline.step_secs);
         let n_expected = ((last - first).num_seconds() - in_gaps) / step_secs + 1;
         let share = server.n_steps_present as f64 / n_expected.max(1) as f64;
+        server.completeness_in_life = share;
         let is_excluded = server.excluded.is_some();
         let day_ms = 86_400_000;
         let tells = [

@@ -99,7 +99,7 @@ pub struct ServerQuality {
     pub n_steps_present: usize,
     /// Share of the window's steps that are present.
     pub completeness: f64,
-    /// Share of the steps from first to last seen that are present.
+    /// Share of the steps from first to last seen that are present, not counting gaps of the whole fleet.
     pub completeness_in_life: f64,
     /// Between first and last seen.
     pub longest_gap_secs: u64,
