@@ -82,7 +82,7 @@ impl Buffer {
                 break;
             }
             let of_day = self.outline_day(day.date)?.servers;
-            of_day.iter().for_each(|server| drop(unknown.remove(server.as_str())));
+            unknown.retain(|name| !of_day.iter().any(|server| server == name));
             there.extend(of_day);
         }
         let Some(name) = unknown.first() else { return Ok(()) };
