@@ -183,8 +183,11 @@ fn what_is_wrong_with_a_call_is_said_in_the_form_that_was_asked_for() {
     story.run("init other --timezone Europe/Berln").exit(2).stderr("did you mean `Europe/Berlin`?");
     let follow = story.run_with_input("buffer append - --follow --json", record(1, 0, 0).as_bytes()).exit(0);
     assert_eq!(follow.stdout.lines().count(), 1, "{}", follow.stdout);
-    story.write("renamed.csv", "time,host,cpu_user_pct\n2024-01-01T00:00:00Z,a,1\n");
-    let hint = story.run("buffer append renamed.csv").exit(4).stderr;
+    story.write(
+        "renamed.ndjson",
+        "{\"timestamp\":\"2024-01-01T00:00:00Z\",\"host\":\"a\",\"cpu_user_pct\":1}\n",
+    );
+    let hint = story.run("buffer append renamed.ndjson").exit(4).stderr;
     assert!(hint.contains("[input] maps them") && !hint.contains("--now"), "{hint}");
     story.write("old.ndjson", &record(1, 0, 0).replace("2024", "2011"));
     story.run("buffer append old.ndjson").exit(4).stderr("give `--now`");
