@@ -71,8 +71,11 @@ impl DaySources {
     fn with_digests(&self, sha256: Vec<String>, found: &[Found]) -> Vec<SourceDigest> {
         let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let names = self.sealed.iter().map(|file| file.file.clone()).chain(self.segments.iter().map(name));
-        let digest = |((file, sha256), Found { n_rows, damage }): ((String, String), &Found)| {
-            SourceDigest { file, sha256, n_rows: *n_rows, damage: *damage }
+        let digest = |((file, sha256), Found { n_rows, damage }): ((String, String), &Found)| SourceDigest {
+            file,
+            sha256,
+            n_rows: *n_rows,
+            damage: *damage,
         };
         names.zip(sha256).zip(found).map(digest).collect()
     }

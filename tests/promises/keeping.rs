@@ -120,6 +120,10 @@ fn a_disk_without_room_stops_rows_and_windows_and_seals_days() {
     story.run("buffer append rows.ndjson").exit(0);
     story.set("buffer.min_free_disk_mb", "1000000000");
     story.run("buffer append rows.ndjson").exit(1).stderr("MiB free").stderr("min_free_disk_mb");
+    // Nor may bad rows take the room of good ones.
+    story.write("bad.ndjson", "no row\n");
+    story.run("buffer append bad.ndjson").exit(1).stderr("keep bad rows").stderr("MiB free");
+    assert_eq!(story.names("data_buffer/quarantine"), Vec::<String>::new());
     story.run("window build").exit(1).stderr("MiB free");
     story.run("buffer rotate").exit(0).stdout("2024-01-01 sealed: 1 row of");
 }

@@ -162,7 +162,7 @@ impl<'a> Intake<'a> {
                 status_values: if options.is_plain { &NO_MAPPING } else { &buffer.input.status_values },
             },
             open,
-            quarantine: Quarantine::new(&buffer.quarantine_dir),
+            quarantine: Quarantine::new(&buffer.quarantine_dir, buffer.min_free_bytes),
             file: name.to_owned(),
             now_ms: 0,
             today: NaiveDate::MIN,

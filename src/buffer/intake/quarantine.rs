@@ -42,6 +42,8 @@ struct Entry<'a> {
 /// Collects the bad rows of one appender.
 pub(in crate::buffer) struct Quarantine {
     dir: PathBuf,
+    /// Room on the disk that bad rows leave to good ones.
+    min_free_bytes: u64,
     pending: Vec<u8>,
     date: NaiveDate,
     /// The file written last, if any row was bad.
@@ -56,8 +58,9 @@ pub(in crate::buffer) struct Place<'a> {
 }
 
 impl Quarantine {
-    pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), pending: Vec::new(), date: NaiveDate::MIN, path: None }
+    /// In `dir`, as long as `min_free_bytes` of its disk stay free.
+    pub fn new(dir: &Path, min_free_bytes: u64) -> Self {
+        Self { dir: dir.to_owned(), min_free_bytes, pending: Vec::new(), date: NaiveDate::MIN, path: None }
     }
 
     /// Takes a bad row that arrived at `now`, on `date`.
@@ -92,10 +95,14 @@ impl Quarantine {
     }
 
     /// Makes everything taken so far durable.
+    ///
+    /// - Errors: it cannot be written, or too little of the disk would stay free.
     pub fn flush(&mut self) -> Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        fsx::ensure_room(&self.dir, self.min_free_bytes.saturating_add(self.pending.len() as u64))
+            .context("keep bad rows")?;
         let path = self.dir.join(format!("{}.ndjson", self.date));
         let is_first = self.path.as_ref() != Some(&path);
         if is_first {
