@@ -399,7 +399,7 @@ fn a_file_that_reaches_back_too_far_is_taken_as_far_as_it_is_kept() {
     story
         .write("old.ndjson", &row("2023-05-01"))
         .write("both.ndjson", &(row("2023-05-01") + &row("2024-05-01")));
-    story.run("buffer import both.ndjson").exit(0).stdout("1 rows taken").stdout("1 rows are older");
+    story.run("buffer import both.ndjson").exit(0).stdout("1 row taken").stdout("left out: 1 row");
     story
         .run("buffer import old.ndjson")
         .exit(4)
