@@ -1,8 +1,9 @@
 //! The loop: batch after batch through the network, until the epochs are done, time is up or a signal comes.
 //!
-//! Every number that a batch depends on is a function of the [`State`](super::checkpoint::State): which samples (seed, epoch), which
-//! dropout and which samples pose as strangers (seed, batch), which learning rate (position in the run). What a
-//! checkpoint holds is therefore all there is, and a run that was killed continues to the same bits on the CPU.
+//! Every number that a batch depends on is a function of the [`State`](super::checkpoint::State): which samples
+//! (seed, epoch), which dropout and which samples pose as strangers (seed, batch), which learning rate (position in
+//! the run). What a checkpoint holds is therefore all there is, and a run that was killed continues to the same bits
+//! on the CPU.
 //!
 //! The one exception is a limit that bites: once the measured speed says that the run cannot finish in time, the
 //! learning rate is planned for the batches that still fit, and those depend on the wall clock. A run that ends before
