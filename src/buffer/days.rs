@@ -67,6 +67,17 @@ impl DaySources {
         self.sealed.is_empty() && self.segments.is_empty()
     }
 
+    /// The sha256 of the sealed files behind `day`, in their order.
+    ///
+    /// - Errors: one is damaged, or cannot be read.
+    pub(super) fn sealed_digests(&self, day: NaiveDate) -> Result<Vec<String>> {
+        let whole = |file: &FileId| {
+            let date = day_file::date_of(&file.file);
+            day_file::ensure_whole(&file.path, date.unwrap_or(day))
+        };
+        self.sealed.iter().map(whole).collect()
+    }
+
     /// What each file is, from its sha256 and what was found in it: sealed files, then segments.
     fn with_digests(&self, sha256: Vec<String>, found: &[Found]) -> Vec<SourceDigest> {
         let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -428,9 +439,9 @@ fn push_file(
 ///
 /// - Errors: a sealed file is damaged, or one cannot be read.
 fn digest(day: NaiveDate, sources: &DaySources) -> Result<Vec<String>> {
-    let sealed = sources.sealed.iter().map(|file| {
-        let date = day_file::date_of(&file.file);
-        day_file::ensure_whole(&file.path, date.unwrap_or(day))
-    });
-    sealed.chain(sources.segments.iter().map(|path| fsx::sha256_file(path))).collect()
+    let mut digests = sources.sealed_digests(day)?;
+    for segment in &sources.segments {
+        digests.push(fsx::sha256_file(segment)?);
+    }
+    Ok(digests)
 }

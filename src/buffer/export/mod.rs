@@ -108,7 +108,7 @@ impl Buffer {
             let (done, total) = (done as u64, days.len() as u64);
             progress.tick(&Tick { stage: "export", done, total, unit: "days", detail: day.to_string() });
             let spooled =
-                self.with_sources(*day, &|sources| spool_day(sources, &metrics, &options.servers))?;
+                self.with_sources(*day, &|sources| spool_day(*day, sources, &metrics, &options.servers))?;
             for (file, damage) in spooled.damaged {
                 report.n_bytes_damaged += damage.n_bytes;
                 progress.warn(&DamagedSegment { date: *day, file, damage }.warning());
@@ -136,7 +136,15 @@ struct Spooled {
 }
 
 /// Sorts the rows of the chosen servers (all, if none is named) into a temporary file.
-fn spool_day(sources: &DaySources, metrics: &[String], servers: &[String]) -> Result<Spooled> {
+///
+/// - Errors: a sealed file is damaged: what is told of it here would be taken in elsewhere as good rows.
+fn spool_day(
+    day: NaiveDate,
+    sources: &DaySources,
+    metrics: &[String],
+    servers: &[String],
+) -> Result<Spooled> {
+    sources.sealed_digests(day)?;
     let inputs = sources.inputs();
     let mut survey = Survey::of(&inputs, metrics)?;
     let flaws = inputs.segments.iter().cloned().zip(&survey.flaws);

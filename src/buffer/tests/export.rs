@@ -99,3 +99,20 @@ fn real_data_comes_back_from_every_form() {
         assert_eq!(found, expected, "{format:?}");
     }
 }
+
+/// What is exported comes in elsewhere as good rows, so a value that has changed must not.
+#[test]
+fn a_damaged_day_is_refused_whichever_byte_it_is() {
+    let bench = three_days();
+    let path = bench.buffer().dir.join("metrics_2024-01-01.parquet");
+    let bytes = std::fs::read(&path).unwrap();
+    for at in [bytes.len() / 3, bytes.len() / 2, bytes.len() - 6] {
+        let mut bad = bytes.clone();
+        bad[at] ^= 0x10;
+        std::fs::write(&path, bad).unwrap();
+        let error = bench.buffer().export(&ExportOptions::default(), &mut Vec::new(), &Silent).unwrap_err();
+        assert!(format!("{error:#}").contains("metrics_2024-01-01.parquet"), "byte {at}: {error:#}");
+    }
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(bench.export(&ExportOptions::default()).1.n_days, 3);
+}
