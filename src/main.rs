@@ -8,6 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    tftctl::platform::use_small_pages();
     one_tensor_thread();
     ExitCode::from(tftctl::cli::run(std::env::args_os()).code())
 }
