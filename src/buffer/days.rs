@@ -19,6 +19,7 @@ use crate::fsx;
 
 use super::Buffer;
 use super::merge::{self, DayInputs, Found, Survey};
+use super::open::frame::Header;
 use super::open::segment;
 use super::sealed::day_file::{self, GROUP_ROWS, ZONE_KEY};
 use super::sealed::parquet_rows::{Columns, ParquetFile};
@@ -51,6 +52,8 @@ pub(super) struct DaySources {
     pub bounds: (i64, i64),
     /// The file of the day's own name, whether or not it has rows of the day.
     named: Option<FileId>,
+    /// Taken for the header of a segment that lost its own.
+    spare: Header,
 }
 
 impl DaySources {
@@ -59,7 +62,7 @@ impl DaySources {
             sealed: self.sealed.iter().map(|file| file.path.clone()).collect(),
             segments: self.segments.clone(),
             bounds: Some(self.bounds),
-            other_header: None,
+            spare: self.spare.clone(),
         }
     }
 
@@ -291,7 +294,7 @@ impl Buffer {
             }
         }
         let segments = segment::list(&segment::day_dir(&self.open_dir, day))?;
-        Ok(DaySources { sealed, segments, bounds, named })
+        Ok(DaySources { sealed, segments, bounds, named, spare: self.segment_header() })
     }
 
     fn named_file(&self, day: NaiveDate) -> Result<Option<FileId>> {

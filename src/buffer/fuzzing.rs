@@ -13,6 +13,7 @@ use crate::config::{ColumnRule, Config, InputConfig};
 use crate::schema::{Metric, Schema};
 
 use super::intake::fuzzing as intake;
+use super::open::frame::Header;
 use super::open::reader::SegmentReader;
 use super::rows::Rows;
 use super::sealed::parquet_rows::{Columns, ParquetFile};
@@ -91,7 +92,7 @@ pub fn segment(data: &[u8]) {
     let read = || -> Result<()> {
         let mut file = tempfile::NamedTempFile::new()?;
         file.write_all(data)?;
-        let mut reader = SegmentReader::open(file.path())?;
+        let mut reader = SegmentReader::open(file.path(), &Header::new(&["cpu".to_owned()], "", false))?;
         let mut rows = Rows::new(1);
         while let Some(frame) = reader.next_into(&[Some(0)], &mut rows)? {
             assert_eq!(frame.n_rows as usize, rows.len());

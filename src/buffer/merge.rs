@@ -21,19 +21,24 @@ use super::sealed::parquet_rows::ParquetFile;
 const SORT_BYTES: usize = 512 << 20;
 
 /// Where the rows of a day lie.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct DayInputs {
     pub sealed: Vec<PathBuf>,
     pub segments: Vec<PathBuf>,
     /// Only rows with event times in `[start, end)`; all, if `None`.
     pub bounds: Option<(i64, i64)>,
-    /// Taken for the header of a segment that lost its own; without one its rows are.
-    pub other_header: Option<Header>,
+    /// Taken for the header of a segment that lost its own.
+    pub spare: Header,
 }
 
 impl DayInputs {
+    /// Segments alone.
+    pub fn of_segments(segments: Vec<PathBuf>, spare: Header) -> Self {
+        Self { sealed: Vec::new(), segments, bounds: None, spare }
+    }
+
     fn open_segment(&self, segment: usize) -> Result<SegmentReader> {
-        SegmentReader::open_or(&self.segments[segment], self.other_header.as_ref())
+        SegmentReader::open(&self.segments[segment], &self.spare)
     }
 }
 
@@ -106,9 +111,7 @@ impl Survey {
 
     fn add_segment(&mut self, segment: usize, inputs: &DayInputs) -> Result<()> {
         let mut reader = inputs.open_segment(segment)?;
-        if let Some(header) = &reader.header {
-            self.add_columns(&header.metrics);
-        }
+        self.add_columns(&reader.header.metrics);
         let mut rows = Rows::new(0);
         let mut n_rows = 0;
         while let Some(frame) = reader.next_into(&[], &mut rows)? {
@@ -256,7 +259,7 @@ fn collect(
         reader.read_at(frame.offset, targets, &mut rows)?;
         let first = found.len() as u32;
         take_group(&rows, inputs.bounds, group, &mut found);
-        if reader.header.as_ref().is_some_and(|header| header.completes_rows) {
+        if reader.header.completes_rows {
             completing.push(first..found.len() as u32);
         }
     }
@@ -265,7 +268,7 @@ fn collect(
 
 /// For each metric of a segment its position in `columns`.
 fn targets_of(reader: &SegmentReader, columns: &[String]) -> Vec<Option<usize>> {
-    let metrics = reader.header.as_ref().map(|header| header.metrics.as_slice()).unwrap_or_default();
+    let metrics = &reader.header.metrics;
     metrics.iter().map(|name| columns.iter().position(|column| column == name)).collect()
 }
 
@@ -376,7 +379,8 @@ mod tests {
         second.append(&rows(&[("a", 1, 1.0), ("c", 1, 1.0), ("b", 9, 1.0)]), 10).unwrap();
         first.append(&rows(&[("c", 1, 2.0), ("b", 2, 2.0)]), 20).unwrap();
         second.append(&rows(&[("b", 2, 3.0), ("d", 1, 3.0)]), 30).unwrap();
-        let inputs = DayInputs { segments: list(&day_dir(dir.path(), day)).unwrap(), ..DayInputs::default() };
+        let segments = list(&day_dir(dir.path(), day)).unwrap();
+        let inputs = DayInputs::of_segments(segments, Header::new(&columns, "", false));
         let survey = Survey::of(&inputs, &columns).unwrap();
         assert_eq!(survey.n_rows(), 7);
         for max_rows in [1, 2, 3, 100] {

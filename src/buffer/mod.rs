@@ -127,7 +127,7 @@ impl Buffer {
         }
     }
 
-    /// What the header of a segment that is begun now says.
+    /// What the header of a segment that is begun now says, and in all likelihood that of one that is lost said.
     fn segment_header(&self) -> Header {
         Header::new(&self.metric_names(), &self.schema.digest(), false)
     }

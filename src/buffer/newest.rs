@@ -14,6 +14,7 @@ use crate::fsx;
 
 use super::Buffer;
 use super::days::REACH_DAYS;
+use super::open::frame::Header;
 use super::open::reader::{self, SegmentReader};
 use super::open::segment;
 use super::rows::Rows;
@@ -65,16 +66,17 @@ impl Buffer {
     ) -> Result<()> {
         let (start, end) = calendar::day_bounds_ms(date, self.zone);
         let end = end.min(before_ms);
+        let spare = self.segment_header();
         // No row was ahead of the clock by more than this when it was written.
         let max_ahead_ms = 1000 * i64::from(self.max_future_secs);
         for path in segment::list(dir)?.into_iter().rev() {
             let look = || -> Result<Option<i64>> {
-                let written_ms = reader::last_written_ms(&path)?;
+                let written_ms = reader::last_written_ms(&path, &spare)?;
                 let bound = end.min(written_ms.map_or(i64::MIN, |ms| ms.saturating_add(max_ahead_ms + 1)));
                 if newest.is_some_and(|newest| newest + 1 >= bound) {
                     return Ok(None);
                 }
-                newest_in_segment(&path, start, end)
+                newest_in_segment(&path, &spare, start, end)
             };
             match look() {
                 Ok(found) => *newest = (*newest).max(found),
@@ -87,8 +89,8 @@ impl Buffer {
     }
 }
 
-fn newest_in_segment(path: &Path, start_ms: i64, end_ms: i64) -> Result<Option<i64>> {
-    let mut reader = SegmentReader::open(path)?;
+fn newest_in_segment(path: &Path, spare: &Header, start_ms: i64, end_ms: i64) -> Result<Option<i64>> {
+    let mut reader = SegmentReader::open(path, spare)?;
     let mut rows = Rows::new(0);
     let mut newest = None;
     while reader.next_into(&[], &mut rows)?.is_some() {

@@ -284,8 +284,8 @@ impl Buffer {
         let sealed = if fsx::exists(&path)? { vec![path.clone()] } else { Vec::new() };
         // Sealed anew, what was damaged would pass for whole.
         sealed.iter().try_for_each(|path| day_file::ensure_whole(path, plan.date).map(drop))?;
-        let (segments, other_header) = (plan.segments.clone(), Some(self.segment_header()));
-        let inputs = DayInputs { sealed, segments, bounds: None, other_header };
+        let (segments, spare) = (plan.segments.clone(), self.segment_header());
+        let inputs = DayInputs { sealed, segments, bounds: None, spare };
         let survey = Survey::of(&inputs, &self.metric_names())?;
         let damaged = self.set_flawed_aside(plan, &survey, now)?;
         let mut day = SealedDay {

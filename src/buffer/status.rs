@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Buffer;
 use super::intake::quarantine::{self, QuarantineStatus};
 use super::open::flaws::DamagedSegment;
+use super::open::frame::Header;
 use super::open::reader::Contents;
 use super::open::segment;
 use super::removed::{self, SetAside};
@@ -83,9 +84,10 @@ impl Buffer {
         let mut dates: Vec<NaiveDate> = files.keys().chain(open.keys()).copied().collect();
         dates.sort_unstable();
         dates.dedup();
+        let spare = self.segment_header();
         let days = dates
             .iter()
-            .map(|date| day_status(*date, files.get(date), open.get(date)))
+            .map(|date| day_status(*date, files.get(date), open.get(date), &spare))
             .collect::<Result<Vec<DayStatus>>>()?;
         let missing = match (dates.first(), dates.last()) {
             (Some(first), Some(last)) => crate::calendar::days_between(*first, *last)
@@ -112,7 +114,12 @@ impl Buffer {
     }
 }
 
-fn day_status(date: NaiveDate, file: Option<&PathBuf>, open: Option<&PathBuf>) -> Result<DayStatus> {
+fn day_status(
+    date: NaiveDate,
+    file: Option<&PathBuf>,
+    open: Option<&PathBuf>,
+    spare: &Header,
+) -> Result<DayStatus> {
     let state = if file.is_some() { DayState::Sealed } else { DayState::Open };
     let mut day = DayStatus {
         date,
@@ -127,7 +134,7 @@ fn day_status(date: NaiveDate, file: Option<&PathBuf>, open: Option<&PathBuf>) -
         error: None,
     };
     if let Some(dir) = open {
-        add_segments(&mut day, dir)?;
+        add_segments(&mut day, dir, spare)?;
     }
     if let Some(path) = file {
         day.size_bytes += fs::metadata(path).with_context(|| format!("read {}", path.display()))?.len();
@@ -148,13 +155,11 @@ fn day_status(date: NaiveDate, file: Option<&PathBuf>, open: Option<&PathBuf>) -
     Ok(day)
 }
 
-fn add_segments(day: &mut DayStatus, dir: &Path) -> Result<()> {
+fn add_segments(day: &mut DayStatus, dir: &Path, spare: &Header) -> Result<()> {
     for path in segment::list(dir)? {
-        match fs::metadata(&path)
-            .map(|meta| meta.len())
-            .context("its length")
-            .and_then(|size_bytes| Ok((size_bytes, Contents::of(&path)?, segment::is_segment_live(&path)?)))
-        {
+        match fs::metadata(&path).map(|meta| meta.len()).context("its length").and_then(|size_bytes| {
+            Ok((size_bytes, Contents::of(&path, spare)?, segment::is_segment_live(&path)?))
+        }) {
             Ok((size_bytes, Contents { n_rows, flaws }, is_live)) => {
                 let damaged = |damage| DamagedSegment { date: day.date, file: path.clone(), damage };
                 day.damaged.extend(flaws.damage.map(damaged));

@@ -248,7 +248,7 @@ impl Buffer {
     }
 
     fn verify_segment(&self, date: NaiveDate, path: &Path, report: &mut VerifyReport) {
-        let inputs = DayInputs { segments: vec![path.to_owned()], ..DayInputs::default() };
+        let inputs = DayInputs::of_segments(vec![path.to_owned()], self.segment_header());
         match Survey::of(&inputs, &[]) {
             Ok(survey) => {
                 report.n_rows += survey.n_rows();

@@ -128,6 +128,12 @@ pub(super) fn rows_in(bytes: &[u8], n_metrics: usize) -> Option<u64> {
     Some(n_rows)
 }
 
+/// Whether a payload consists of rows of `n_metrics` values.
+pub(super) fn is_of_shape(payload: &[u8], n_metrics: usize) -> bool {
+    let Counts { stated, measured } = Counts::of(payload, n_metrics);
+    measured == Some(stated)
+}
+
 /// Rows of a payload, told twice: where one is damaged the other is not.
 struct Counts {
     /// What it says.

@@ -29,7 +29,7 @@ pub(super) fn row_bytes(n_metrics: usize) -> u64 {
     8 + 3 * 4 + 4 * n_metrics as u64
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::buffer) struct Header {
     format: u32,
     schema_digest: String,

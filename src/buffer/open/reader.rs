@@ -2,7 +2,9 @@
 //!
 //! A frame is good if its checksum fits. Behind a bad one the next good one is searched for, byte by byte: behind a frame that
 //! was torn nothing was ever acknowledged, but behind one that was damaged later there may be. What was passed over is
-//! told as [`Flaws`]. A header with one flipped bit is mended as it is read.
+//! told as [`Flaws`]. A header with one flipped bit is mended as it is read; for one that is lost stands a spare one, that of a
+//! segment begun now, and the frames that have as many columns are read. Everybody who reads segments reads them here,
+//! so that all of them find the same rows.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -17,7 +19,7 @@ use crate::calendar::PLAUSIBLE_MS;
 use super::flaws::{self, Flaws};
 use super::frame::{
     FRAME_HEAD_BYTES, Header, MAGIC, MAX_FRAME_BYTES, MAX_HEADER_BYTES, PAYLOAD_HEAD_BYTES, decode,
-    frame_counts, frame_crc, read_array, read_header, row_bytes,
+    encode_header, frame_counts, frame_crc, read_array, read_header, row_bytes,
 };
 
 /// Frame head, and the fixed part of a payload.
@@ -40,8 +42,11 @@ pub(in crate::buffer) struct SegmentReader {
     path: PathBuf,
     file: BufReader<File>,
     size_bytes: u64,
-    /// `None` if the segment has no header, and so no rows.
-    pub header: Option<Header>,
+    pub header: Header,
+    /// Whether the header is the spare one: only frames of its shape are its frames.
+    is_spare: bool,
+    /// Set where the header is lost and no good frame was found yet.
+    lost_header: Option<LostHeader>,
     /// Where the next frame begins.
     offset: u64,
     payload: Vec<u8>,
@@ -49,25 +54,28 @@ pub(in crate::buffer) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// Opens a segment.
+    /// Opens a segment; `spare` is taken for its header if that is lost.
     ///
     /// - Errors: it cannot be read, or was written by a newer program.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::open_or(path, None)
-    }
-
-    /// [`SegmentReader::open`] that takes `other` for the header where that is lost: frames with as many columns are read.
-    pub fn open_or(path: &Path, other: Option<&Header>) -> Result<Self> {
+    pub fn open(path: &Path, spare: &Header) -> Result<Self> {
         let read = || -> Result<Self> {
             let file = File::open(path)?;
             let size_bytes = file.metadata()?.len();
             let mut file = BufReader::with_capacity(1 << 16, file);
-            let FoundHeader { header, end: offset, flaws } = find_header(&mut file, size_bytes, other)?;
-            if let Some(header) = &header {
-                header.ensure_known()?;
-            }
+            let FoundHeader { header, end: offset, flaws, lost } = find_header(&mut file, size_bytes, spare)?;
+            header.ensure_known()?;
             file.seek(SeekFrom::Start(offset))?;
-            Ok(Self { path: path.to_owned(), file, size_bytes, header, offset, payload: Vec::new(), flaws })
+            Ok(Self {
+                path: path.to_owned(),
+                file,
+                size_bytes,
+                header,
+                is_spare: lost.is_some(),
+                lost_header: lost,
+                offset,
+                payload: Vec::new(),
+                flaws,
+            })
         };
         read().with_context(|| format!("read {}", path.display()))
     }
@@ -101,7 +109,7 @@ impl SegmentReader {
     }
 
     fn n_metrics(&self) -> usize {
-        self.header.as_ref().map_or(0, |header| header.metrics.len())
+        self.header.metrics.len()
     }
 
     fn go_to(&mut self, offset: u64) -> io::Result<()> {
@@ -110,30 +118,31 @@ impl SegmentReader {
     }
 
     fn find_frame(&mut self) -> io::Result<Option<Frame>> {
-        if self.header.is_none() || self.offset >= self.size_bytes {
+        if self.offset >= self.size_bytes {
             return Ok(None);
         }
         let bad = self.offset;
         if let Some(frame) = self.read_frame()? {
             return Ok(Some(frame));
         }
-        match self.search(bad + 1)? {
-            Some(good) => {
-                let (bytes, n_metrics) = (self.read_range(bad..good)?, self.n_metrics());
-                let n_rows_lost = bytes.and_then(|bytes| flaws::rows_in(&bytes, n_metrics));
-                self.flaws.add(Flaws::damaged(good - bad, n_rows_lost));
-                self.go_to(good)?;
-                self.read_frame()
+        let good = self.search(bad + 1)?;
+        let flaws = match (self.lost_header.take(), good) {
+            (Some(lost), Some(good)) => Flaws::damaged(good - bad, lost.rows_before(good)),
+            (Some(lost), None) => lost.flaws,
+            (None, Some(good)) => {
+                let bytes = self.read_range(bad..good)?;
+                let n_rows_lost = bytes.and_then(|bytes| flaws::rows_in(&bytes, self.n_metrics()));
+                Flaws::damaged(good - bad, n_rows_lost)
             }
-            None => {
-                let (n_bytes, n_metrics) = (self.size_bytes - bad, self.n_metrics());
+            (None, None) => {
                 let tail = self.read_range(bad..self.size_bytes)?;
-                let of_tail = |bytes: Vec<u8>| Flaws::of_tail(&bytes, n_metrics);
-                self.flaws.add(tail.map_or(Flaws::damaged(n_bytes, None), of_tail));
-                self.offset = self.size_bytes;
-                Ok(None)
+                let of_tail = |bytes: Vec<u8>| Flaws::of_tail(&bytes, self.n_metrics());
+                tail.map_or(Flaws::damaged(self.size_bytes - bad, None), of_tail)
             }
-        }
+        };
+        self.flaws.add(flaws);
+        self.go_to(good.unwrap_or(self.size_bytes))?;
+        if good.is_some() { self.read_frame() } else { Ok(None) }
     }
 
     /// The frame at the offset, if it is good.
@@ -152,7 +161,8 @@ impl SegmentReader {
         }
         self.payload.resize(n_bytes as usize, 0);
         self.file.read_exact(&mut self.payload)?;
-        if frame_crc(length, &self.payload) != crc {
+        let is_good = frame_crc(length, &self.payload) == crc;
+        if !is_good || (self.is_spare && !flaws::is_of_shape(&self.payload, self.n_metrics())) {
             return Ok(None);
         }
         let n_bytes = FRAME_HEAD_BYTES + u64::from(n_bytes);
@@ -221,8 +231,8 @@ pub(in crate::buffer) struct Contents {
 }
 
 impl Contents {
-    pub fn of(path: &Path) -> Result<Self> {
-        let mut reader = SegmentReader::open(path)?;
+    pub fn of(path: &Path, spare: &Header) -> Result<Self> {
+        let mut reader = SegmentReader::open(path, spare)?;
         let mut n_rows = 0;
         while let Some(frame) = reader.next_frame()? {
             n_rows += u64::from(frame.n_rows);
@@ -232,12 +242,9 @@ impl Contents {
 }
 
 /// When the newest frame of a segment was written: by the heads of its frames alone, if those lead to its end.
-pub(in crate::buffer) fn last_written_ms(path: &Path) -> Result<Option<i64>> {
-    let mut reader = SegmentReader::open(path)?;
+pub(in crate::buffer) fn last_written_ms(path: &Path, spare: &Header) -> Result<Option<i64>> {
+    let mut reader = SegmentReader::open(path, spare)?;
     let mut last = None;
-    if reader.header.is_none() {
-        return Ok(None);
-    }
     let start = reader.offset;
     while let Some(written_ms) = reader.skip_frame().with_context(|| format!("read {}", path.display()))? {
         last = last.max(Some(written_ms));
@@ -254,32 +261,47 @@ pub(in crate::buffer) fn last_written_ms(path: &Path) -> Result<Option<i64>> {
 
 /// What stands at the beginning of a segment.
 struct FoundHeader {
-    header: Option<Header>,
+    header: Header,
     /// Where the frames begin.
     end: u64,
     flaws: Flaws,
+    lost: Option<LostHeader>,
 }
 
-fn find_header(file: &mut BufReader<File>, size_bytes: u64, other: Option<&Header>) -> Result<FoundHeader> {
+/// What is known of a header that cannot be read.
+struct LostHeader {
+    /// How long it may have been: by its own word, and if it was the spare one.
+    lengths: [u64; 2],
+    /// What to say of the segment if there is no good frame in it.
+    flaws: Flaws,
+}
+
+impl LostHeader {
+    /// Rows in front of the first good frame: none if only the header fits in there, else nobody can know.
+    fn rows_before(&self, good: u64) -> Option<u64> {
+        self.lengths.contains(&good).then_some(0)
+    }
+}
+
+fn find_header(file: &mut BufReader<File>, size_bytes: u64, spare: &Header) -> Result<FoundHeader> {
     match read_header(file) {
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
         Ok((Some(header), end)) => {
-            return Ok(FoundHeader { header: Some(header), end, flaws: Flaws::default() });
+            return Ok(FoundHeader { header, end, flaws: Flaws::default(), lost: None });
         }
         _ => file.rewind()?,
     }
     let mut bytes = Vec::new();
     file.take(u64::from(MAX_HEADER_BYTES) + 16).read_to_end(&mut bytes)?;
     if let Some((header, end)) = mended_header(&mut bytes) {
-        return Ok(FoundHeader { header: Some(header), end, flaws: Flaws::damaged(end, Some(0)) });
-    }
-    if let Some(other) = other {
-        // What stands in front of the first good frame is told where that is found.
-        return Ok(FoundHeader { header: Some(other.clone()), end: 0, flaws: Flaws::default() });
+        return Ok(FoundHeader { header, end, flaws: Flaws::damaged(end, Some(0)), lost: None });
     }
     let flaws =
         if is_torn_header(&bytes) { Flaws::torn(size_bytes) } else { Flaws::damaged(size_bytes, None) };
-    Ok(FoundHeader { header: None, end: 0, flaws })
+    let own = bytes.get(8..12).map_or(0, |length| u32::from_le_bytes(length.try_into().expect("four bytes")));
+    let lengths = [16 + u64::from(own), encode_header(spare).len() as u64];
+    let lost = Some(LostHeader { lengths, flaws });
+    Ok(FoundHeader { header: spare.clone(), end: 0, flaws: Flaws::default(), lost })
 }
 
 /// The header whose only damage is one flipped bit.

@@ -25,20 +25,18 @@ pub(in crate::buffer) struct Rescued {
 }
 
 impl Rescued {
-    /// Looks through the segment at `path`. `other` is taken for its header if its own is lost and the frames
-    /// have as many columns.
+    /// Looks through the segment at `path`; `spare` is taken for its header if its own is lost.
     ///
     /// - Errors: the file cannot be read.
-    pub fn of(path: &Path, other: &Header) -> Result<Self> {
-        let mut reader = SegmentReader::open_or(path, Some(other))?;
+    pub fn of(path: &Path, spare: &Header) -> Result<Self> {
+        let mut reader = SegmentReader::open(path, spare)?;
         let (mut frames, mut n_rows) = (Vec::new(), 0);
         while let Some(frame) = reader.next_frame()? {
             frames.push((frame.offset, frame.n_bytes));
             n_rows += u64::from(frame.n_rows);
         }
         let damage = reader.flaws().damage;
-        let header = reader.header.unwrap_or_else(|| other.clone());
-        Ok(Self { path: path.to_owned(), header, frames, n_rows, damage })
+        Ok(Self { path: path.to_owned(), header: reader.header, frames, n_rows, damage })
     }
 
     /// Writes the good frames into a new segment beside the damaged one, if there are any.

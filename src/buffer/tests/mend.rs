@@ -218,6 +218,29 @@ fn a_damaged_block_of_an_open_day_is_told_by_everybody_who_reads_it() {
 }
 
 #[test]
+fn everybody_reads_the_rows_behind_a_lost_header() {
+    let (bench, path, mut bytes) = damaged_segment();
+    // The frame that was damaged is whole again, and three bits of the header are not.
+    let in_second_frame = bytes.len() - 80;
+    bytes[in_second_frame] ^= 0x10;
+    [20, 21, 22].iter().for_each(|at: &usize| bytes[*at] ^= 1);
+    std::fs::write(&path, &bytes).unwrap();
+    let buffer = bench.buffer();
+    assert_eq!(buffer.status(bench.now).unwrap().n_rows, 3);
+    let verified = buffer.verify(&VerifyOptions::default(), &Silent).unwrap();
+    assert_eq!(verified.n_rows, 3);
+    assert!(verified.findings[0].message.ends_with("and no row is lost"), "{:?}", verified.findings);
+    assert_eq!(buffer.export(&ExportOptions::default(), &mut Vec::new(), &Silent).unwrap().n_rows, 3);
+    assert_eq!(buffer.read_steps(date(DAY)).unwrap().n_raw_rows(), 3);
+    let newest = buffer.newest_time_ms(bench.now.timestamp_millis()).unwrap();
+    assert_eq!(newest, Some(DAY_MS + 2000));
+    let dry_run = RepairOptions { dry_run: true, day: None };
+    let mended = &buffer.repair(&dry_run, bench.now, &Silent).unwrap().mended[0];
+    assert_eq!((mended.n_rows_saved, mended.n_rows_lost), (3, Some(0)));
+    assert_eq!(bench.rotate().sealed[0].n_rows, 3);
+}
+
+#[test]
 fn a_repair_writes_good_frames_behind_a_damaged_one_anew() {
     let (bench, path, bytes) = damaged_segment();
     let buffer = bench.buffer();
