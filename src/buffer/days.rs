@@ -1,8 +1,4 @@
-//! The reading side: which days have data, where their rows lie, and their step aggregates.
-//!
-//! A day file that this program sealed for the site's zone holds exactly its day. Other files (a buffer from
-//! elsewhere, mostly cut at UTC midnight, or days sealed before the zone was changed) may hold rows of a
-//! neighbouring day, so they are consulted for up to two days around their name.
+//! The reading side: which days have data, where their rows lie ([`super::looks`]), and their step aggregates.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,14 +10,14 @@ use chrono::NaiveDate;
 use serde::Serialize;
 
 use crate::calendar;
-use crate::error::HintExt;
 use crate::fsx;
 
 use super::Buffer;
+use super::looks::REACH_DAYS;
 use super::merge::{self, DayInputs, Found, Survey};
 use super::open::frame::Header;
 use super::open::segment;
-use super::sealed::day_file::{self, GROUP_ROWS, ZONE_KEY};
+use super::sealed::day_file::{self, GROUP_ROWS};
 use super::sealed::parquet_rows::{Columns, ParquetFile};
 use super::steps::aggregate::StepBuilder;
 use super::steps::cache::{self, FileId, Fresh, SourceDigest, StepsKey};
@@ -37,8 +33,6 @@ pub struct Day {
     pub is_open: bool,
 }
 
-/// How far from its name a file that was cut elsewhere may hold rows, in days.
-pub(super) const REACH_DAYS: u32 = 2;
 /// Days that are aggregated at once, each of which takes a slice of its file in memory.
 const MAX_DAYS_AT_ONCE: usize = 4;
 /// How often a read starts anew because a rotation moved the rows meanwhile, before it keeps rotations out.
@@ -94,16 +88,6 @@ impl DaySources {
         names.zip(sha256).zip(found).map(digest).collect()
     }
 }
-
-/// Which days a day file can have rows of, by its footer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
-    is_cut_here: bool,
-    time_range_ms: Option<(i64, i64)>,
-}
-
-/// The day files looked at, as they were then.
-pub(super) type Looks = HashMap<PathBuf, (FileId, Look)>;
 
 /// The aggregates on disk that were checked, as they looked from outside then, and the key that they fit.
 pub(super) type Checked = HashMap<PathBuf, (FileId, String, Arc<Fresh>)>;
@@ -314,50 +298,6 @@ impl Buffer {
         let segments = segment::list(&segment::day_dir(&self.open_dir, day))?;
         let are_there = sources.segments.iter().all(|path| segments.contains(path));
         Ok(are_there && self.named_file(day)? == sources.named)
-    }
-
-    /// Whether the file of `date` may have rows of `day`.
-    fn may_hold(&self, path: &Path, date: NaiveDate, day: NaiveDate, bounds: (i64, i64)) -> Result<bool> {
-        let look = match self.look_at(path) {
-            Ok(look) => look,
-            // A neighbour that cannot be read is that day's problem.
-            Err(_) if date != day => return Ok(false),
-            Err(error) => {
-                let hint = || format!("set {} aside or restore it from a copy", path.display());
-                return Err(error).hint(hint);
-            }
-        };
-        if look.is_cut_here {
-            return Ok(date == day);
-        }
-        let is_inside = |(min, max): (i64, i64)| max >= bounds.0 && min < bounds.1;
-        Ok(look.time_range_ms.map_or(date == day, is_inside))
-    }
-
-    /// What the footer of a day file says, read again only when the file looks different from outside.
-    fn look_at(&self, path: &Path) -> Result<Look> {
-        let id = FileId::of(path)?;
-        let seen = |looks: &Looks| looks.get(path).filter(|(known, _)| *known == id).map(|(_, look)| *look);
-        if let Some(look) = seen(&self.looks.lock().expect("nobody panics while holding it")) {
-            return Ok(look);
-        }
-        let file = ParquetFile::open(path)?;
-        let look = Look { is_cut_here: self.is_cut_here(&file), time_range_ms: file.time_range_ms() };
-        self.looks.lock().expect("nobody panics while holding it").insert(path.to_owned(), (id, look));
-        Ok(look)
-    }
-
-    /// Whether a day file holds exactly its day: sealed by this program for this zone.
-    pub(super) fn is_cut_here(&self, file: &ParquetFile) -> bool {
-        file.value_of(ZONE_KEY) == Some(self.zone.name())
-    }
-
-    /// The days that a file cut elsewhere has rows of, near its name.
-    fn dates_in(&self, look: Look, date: NaiveDate) -> Vec<NaiveDate> {
-        let Some((min, max)) = look.time_range_ms else { return vec![date] };
-        let first = calendar::day_of(min, self.zone).max(calendar::days_before(date, REACH_DAYS));
-        let last = calendar::day_of(max, self.zone).min(calendar::days_after(date, REACH_DAYS));
-        calendar::days_between(first, calendar::days_after(last, 1)).collect()
     }
 
     /// The open days, each with its folder.

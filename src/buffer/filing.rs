@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use crate::calendar;
 
 use super::Buffer;
-use super::days::REACH_DAYS;
+use super::looks::REACH_DAYS;
 use super::rows::Row;
 use super::sealed::parquet_rows::ParquetFile;
 use super::steps::aggregate::StepBuilder;

@@ -4,7 +4,7 @@
 //! a day is a folder of checksummed segments under `open/` ([`open`]). Rows belong to the day of their
 //! *event* time in the site's zone. [`intake`] reads records, judges them, and leaves bad ones in `quarantine/`;
 //! [`import`] fetches them from a Prometheus server and remembers in `imports/` how far it came. [`steps`] aggregates
-//! (derived) lie in `steps/`. [`rotate`] moves a day from one form to the other, [`days`] reads both, [`retain`] lets old ones
+//! (derived) lie in `steps/`. [`rotate`] moves a day from one form to the other ([`seal`]), [`days`] reads both, [`retain`] lets old ones
 //! go, [`verify`] and [`repair`] look after what lies there.
 //!
 //! Invariants: a row that was acknowledged is on stable storage and is read exactly once, whatever is killed
@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod import;
 mod intake;
 mod leases;
+mod looks;
 mod merge;
 mod newest;
 mod open;
@@ -31,6 +32,7 @@ mod repair;
 mod retain;
 mod rotate;
 mod rows;
+mod seal;
 mod sealed;
 mod status;
 mod steps;
@@ -61,7 +63,8 @@ pub use leases::Lease;
 pub use open::flaws::{Damage, DamagedSegment};
 pub use removed::SetAside;
 pub use repair::{Mended, RepairOptions, RepairReport};
-pub use rotate::{DayFailure, RotateOptions, RotateReport, SealPlan, SealedDay};
+pub use rotate::{DayFailure, RotateOptions, RotateReport};
+pub use seal::{SealPlan, SealedDay};
 pub use sealed::{RetentionAction, RetentionDecision, RetentionPolicy, RetentionReason, plan_retention};
 pub use status::{BufferStatus, DayState, DayStatus};
 pub use steps::{SourceDigest, step_table};
@@ -92,7 +95,7 @@ pub struct Buffer {
     min_free_bytes: u64,
     max_future_secs: u32,
     /// Footers of day files: a window of days asks for each of them many times.
-    looks: Arc<Mutex<days::Looks>>,
+    looks: Arc<Mutex<looks::Looks>>,
     /// Aggregates of days whose every byte was looked at: a window asks for each of them many times, too.
     checked: Arc<Mutex<days::Checked>>,
 }

@@ -13,7 +13,7 @@ use crate::calendar::{self, PLAUSIBLE_MS};
 use crate::fsx;
 
 use super::Buffer;
-use super::days::REACH_DAYS;
+use super::looks::REACH_DAYS;
 use super::open::frame::Header;
 use super::open::reader::{self, SegmentReader};
 use super::open::segment;
