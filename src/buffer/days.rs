@@ -46,6 +46,8 @@ pub(super) struct DaySources {
     pub bounds: (i64, i64),
     /// The file of the day's own name, whether or not it has rows of the day.
     named: Option<FileId>,
+    /// Whether that file holds another day: nothing is made of it, and what remembers its own day stays.
+    is_misnamed: bool,
     /// Taken for the header of a segment that lost its own.
     spare: Header,
 }
@@ -62,6 +64,11 @@ impl DaySources {
 
     fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.segments.is_empty()
+    }
+
+    /// Whether aggregates of these rows are worth keeping.
+    fn are_sealed(&self) -> bool {
+        !self.sealed.is_empty() && self.segments.is_empty() && !self.is_misnamed
     }
 
     /// The sha256 of the sealed files behind `day`, in their order.
@@ -188,7 +195,7 @@ impl Buffer {
         let sha256 = digest(day, sources)?;
         let aggregated = self.aggregate(sources)?;
         let digests = sources.with_digests(sha256, &aggregated.found);
-        if sources.segments.is_empty() && self.are_current(day, sources)? {
+        if sources.are_sealed() && self.are_current(day, sources)? {
             let zone = self.zone.to_string();
             let key = StepsKey::new(self.step_secs, self.schema.digest(), &zone, &sources.sealed);
             let path = cache::path(&self.steps_dir, day);
@@ -246,8 +253,18 @@ impl Buffer {
     /// Whether a day is sealed, and its aggregates are not on disk.
     pub(super) fn needs_steps(&self, day: NaiveDate) -> Result<bool> {
         let sources = self.sources_of(day)?;
-        let is_sealed = !sources.sealed.is_empty() && sources.segments.is_empty();
-        Ok(is_sealed && self.fresh_steps(day, &sources).is_none())
+        Ok(sources.are_sealed() && self.fresh_steps(day, &sources).is_none())
+    }
+
+    /// Whether [`Buffer::ensure_steps`] would aggregate `day`.
+    ///
+    /// - Errors: it would fail, because a file is damaged.
+    pub(super) fn foresee_steps(&self, day: NaiveDate) -> Result<bool> {
+        let is_due = self.needs_steps(day)?;
+        if is_due {
+            self.sources_of(day)?.sealed_digests(day)?;
+        }
+        Ok(is_due)
     }
 
     /// [`Buffer::ensure_steps`] of many days, a few side by side; what fails will fail again where it is named.
@@ -269,6 +286,8 @@ impl Buffer {
     pub(super) fn sources_of(&self, day: NaiveDate) -> Result<DaySources> {
         let bounds = calendar::day_bounds_ms(day, self.zone);
         let named = self.named_file(day)?;
+        let look = named.as_ref().and_then(|named| self.look_at(&named.path).ok());
+        let is_misnamed = look.is_some_and(|look| self.misnamed(day, &look).is_some());
         let mut sealed = Vec::new();
         let first = calendar::days_before(day, REACH_DAYS);
         for date in calendar::days_between(first, calendar::days_after(day, REACH_DAYS + 1)) {
@@ -278,7 +297,7 @@ impl Buffer {
             }
         }
         let segments = segment::list(&segment::day_dir(&self.open_dir, day))?;
-        Ok(DaySources { sealed, segments, bounds, named, spare: self.segment_header() })
+        Ok(DaySources { sealed, segments, bounds, named, is_misnamed, spare: self.segment_header() })
     }
 
     fn named_file(&self, day: NaiveDate) -> Result<Option<FileId>> {

@@ -35,16 +35,6 @@ impl Filing {
 }
 
 impl Buffer {
-    /// What the footer alone says of a file that holds exactly one day: whether that is the one of its name.
-    pub(super) fn misnamed(&self, date: NaiveDate, file: &ParquetFile) -> Option<String> {
-        let (min, max) = file.time_range_ms().filter(|_| self.is_cut_here(file))?;
-        let (first, last) = (calendar::day_of(min, self.zone), calendar::day_of(max, self.zone));
-        ((first, last) != (date, date)).then(|| match first == last {
-            true => format!("its rows are those of {first}"),
-            false => format!("its rows are those of {first} to {last}"),
-        })
-    }
-
     /// Reads every row of the file of `date`, passing them on to `each`.
     pub(super) fn filing_of(
         &self,

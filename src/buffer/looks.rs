@@ -17,6 +17,7 @@ use super::Buffer;
 use super::sealed::day_file::ZONE_KEY;
 use super::sealed::parquet_rows::ParquetFile;
 use super::steps::cache::FileId;
+use super::trouble::remedy;
 
 /// How far from its name a file that was cut elsewhere may hold rows, in days.
 pub(super) const REACH_DAYS: u32 = 2;
@@ -25,6 +26,7 @@ pub(super) const REACH_DAYS: u32 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     pub is_cut_here: bool,
+    pub n_rows: u64,
     time_range_ms: Option<(i64, i64)>,
 }
 
@@ -45,8 +47,7 @@ impl Buffer {
             // A neighbour that cannot be read is that day's problem.
             Err(_) if date != day => return Ok(false),
             Err(error) => {
-                let hint = || format!("set {} aside or restore it from a copy", path.display());
-                return Err(error).hint(hint);
+                return Err(error).hint(|| remedy(date));
             }
         };
         if look.is_cut_here {
@@ -64,7 +65,11 @@ impl Buffer {
             return Ok(look);
         }
         let file = ParquetFile::open(path)?;
-        let look = Look { is_cut_here: self.is_cut_here(&file), time_range_ms: file.time_range_ms() };
+        let look = Look {
+            is_cut_here: self.is_cut_here(&file),
+            n_rows: file.n_rows() as u64,
+            time_range_ms: file.time_range_ms(),
+        };
         self.looks.lock().expect("nobody panics while holding it").insert(path.to_owned(), (id, look));
         Ok(look)
     }
@@ -72,6 +77,22 @@ impl Buffer {
     /// Whether a day file holds exactly its day: sealed by this program for this zone.
     pub(super) fn is_cut_here(&self, file: &ParquetFile) -> bool {
         file.value_of(ZONE_KEY) == Some(self.zone.name())
+    }
+
+    /// What is wrong with the name of the file of `date`: its rows are of days that nobody looks for in it.
+    pub(super) fn misnamed(&self, date: NaiveDate, look: &Look) -> Option<String> {
+        let (min, max) = look.time_range_ms?;
+        let (first, last) = (calendar::day_of(min, self.zone), calendar::day_of(max, self.zone));
+        let is_here = if look.is_cut_here {
+            (first, last) == (date, date)
+        } else {
+            let reach = calendar::days_before(date, REACH_DAYS)..=calendar::days_after(date, REACH_DAYS);
+            first <= *reach.end() && last >= *reach.start()
+        };
+        (!is_here).then(|| match first == last {
+            true => format!("its rows are those of {first}"),
+            false => format!("its rows are those of {first} to {last}"),
+        })
     }
 
     /// The days that a file cut elsewhere has rows of, near its name.

@@ -20,6 +20,7 @@ mod filing;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gone;
 mod import;
 mod intake;
 mod leases;
@@ -38,6 +39,7 @@ mod status;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -60,7 +62,7 @@ pub use intake::{
 use open::frame::Header;
 
 pub use leases::Lease;
-pub use open::flaws::{Damage, DamagedSegment};
+pub use open::flaws::Damage;
 pub use removed::SetAside;
 pub use repair::{Mended, RepairOptions, RepairReport};
 pub use rotate::{DayFailure, RotateOptions, RotateReport};
@@ -68,6 +70,7 @@ pub use seal::{SealPlan, SealedDay};
 pub use sealed::{RetentionAction, RetentionDecision, RetentionPolicy, RetentionReason, plan_retention};
 pub use status::{BufferStatus, DayState, DayStatus};
 pub use steps::{SourceDigest, step_table};
+pub use trouble::{Trouble, TroubleKind};
 pub use verify::{Finding, TornSegment, VerifyOptions, VerifyReport};
 
 /// The buffer of one site: where its days lie and what their rows mean.

@@ -3,6 +3,7 @@
 //! How a day is sealed is [`super::seal`]'s. A segment that a live process still writes is left for the next rotation. Rotations exclude each other by
 //! `open/.rotate.lock`; appenders never wait for one, readers only to end a race they keep losing.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -10,17 +11,19 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::calendar;
+use crate::error::message_and_hint;
 use crate::fsx::{self, Lock};
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
 use super::days::Day;
-use super::open::flaws::DamagedSegment;
+use super::gone::Gone;
 use super::removed;
 use super::seal::{SealPlan, SealedDay};
 use super::sealed::day_file;
 use super::sealed::retention::RetentionDecision;
 use super::steps::cache;
+use super::trouble::Trouble;
 
 /// How long a rotation waits for another one.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -42,6 +45,15 @@ pub struct RotateOptions {
 pub struct DayFailure {
     pub date: NaiveDate,
     pub error: String,
+    /// What helps.
+    pub hint: Option<String>,
+}
+
+impl DayFailure {
+    pub(super) fn of(date: NaiveDate, error: &anyhow::Error) -> Self {
+        let (error, hint) = message_and_hint(error);
+        Self { date, error, hint }
+    }
 }
 
 /// What a rotation did, or with `dry_run` would do.
@@ -52,6 +64,8 @@ pub struct RotateReport {
     pub is_foreign: bool,
     pub planned: Vec<SealPlan>,
     pub sealed: Vec<SealedDay>,
+    /// Days that are misnamed, or that were found gone; in a dry run also segments that are damaged.
+    pub troubles: Vec<Trouble>,
     /// Days whose step aggregates were made, or would be.
     pub steps_written: Vec<NaiveDate>,
     /// One decision per sealed day.
@@ -64,9 +78,9 @@ pub struct RotateReport {
 }
 
 impl RotateReport {
-    /// Whether rows that were acknowledged could not be sealed.
+    /// Whether rows that were acknowledged are damaged, misplaced or gone.
     pub fn has_damage(&self) -> bool {
-        self.sealed.iter().any(|day| !day.damaged.is_empty())
+        !self.troubles.is_empty() || self.sealed.iter().any(|day| !day.damaged.is_empty())
     }
 }
 
@@ -97,11 +111,12 @@ impl Buffer {
         if !self.is_foreign {
             report.planned = self.plan_seals(today, options)?;
         }
+        self.find_troubles(&mut report, today, now)?;
         if options.dry_run {
-            report.steps_written = self.plan_steps(&report.planned)?;
+            self.plan_steps(&mut report)?;
         } else {
             self.apply_seals(&mut report, now, progress);
-            self.write_steps(&mut report, today, progress)?;
+            self.write_steps(&mut report, progress)?;
         }
         if !self.is_foreign {
             self.retain(&mut report, today)?;
@@ -162,12 +177,9 @@ impl Buffer {
             match sealed {
                 Ok(sealed) => {
                     let dir = self.removed_dir.join(sealed.date.to_string());
-                    let warning = |segment: &DamagedSegment| {
-                        let (file, damage) = (segment.file.display(), segment.damage);
-                        format!(
-                            "{file}: {damage}; the others are sealed, and it lies as it was in {}",
-                            dir.display()
-                        )
+                    let warning = |Trouble { file, problem, .. }: &Trouble| {
+                        let (file, dir) = (file.display(), dir.display());
+                        format!("{file}: {problem}; the others are sealed, and it lies as it was in {dir}")
                     };
                     report.warnings.extend(sealed.damaged.iter().map(warning));
                     report.sealed.push(sealed);
@@ -177,29 +189,57 @@ impl Buffer {
         }
     }
 
-    /// The days that [`Buffer::write_steps`] would aggregate once `seals` are done.
-    fn plan_steps(&self, seals: &[SealPlan]) -> Result<Vec<NaiveDate>> {
-        let mut planned = Vec::new();
-        for Day { date, .. } in self.days()? {
-            let seal = seals.iter().find(|seal| seal.date == date);
-            let is_due = match seal {
-                Some(seal) => seal.n_segments > 0 && seal.n_live_segments == 0,
-                None => self.needs_steps(date)?,
-            };
-            if is_due {
-                planned.push(date);
+    /// Finds rows that no reader finds where they should be; a day that is gone is written down, and forgotten where retention
+    /// keeps it no more. The owner of a buffer from elsewhere may take days away.
+    fn find_troubles(&self, report: &mut RotateReport, today: NaiveDate, now: DateTime<Utc>) -> Result<()> {
+        let found = self.day_troubles(&|_| true, &BTreeMap::new())?;
+        report.troubles.extend(found.misnamed);
+        let oldest_kept = calendar::days_before(today, self.retention.kept_days);
+        for Gone { trouble, .. } in found.gone.into_iter().filter(|gone| !gone.is_noted) {
+            if self.is_foreign {
+                report
+                    .warnings
+                    .push(format!("{} is gone; its step aggregates go, too", trouble.file.display()));
+            } else if trouble.date >= oldest_kept {
+                if !report.is_dry_run {
+                    self.note_gone(&trouble, false, now)?;
+                }
+                report.troubles.push(trouble);
             }
         }
-        Ok(planned)
+        if report.is_dry_run {
+            for plan in report.planned.clone() {
+                match self.foresee_seal(&plan) {
+                    Ok(damaged) => report.troubles.extend(damaged),
+                    Err(error) => report.fail(plan.date, "seal", &error),
+                }
+            }
+        }
+        report.warnings.extend(report.troubles.iter().map(Trouble::warning));
+        Ok(())
+    }
+
+    /// The days that [`Buffer::write_steps`] would aggregate once the planned ones are sealed.
+    fn plan_steps(&self, report: &mut RotateReport) -> Result<()> {
+        for Day { date, .. } in self.days()? {
+            let seal = report.planned.iter().find(|seal| seal.date == date);
+            let is_due = match seal {
+                Some(seal) => Ok(seal.n_segments > 0 && seal.n_live_segments == 0),
+                None => self.foresee_steps(date),
+            };
+            match is_due {
+                Ok(true) => report.steps_written.push(date),
+                Ok(false) => {}
+                Err(error) => report.fail(date, "aggregate", &error),
+            }
+        }
+        let has_failed = |date: &NaiveDate| report.failed.iter().any(|failure| failure.date == *date);
+        report.steps_written.retain(|date| !has_failed(date));
+        Ok(())
     }
 
     /// Aggregates every sealed day that has no fresh aggregates.
-    fn write_steps(
-        &self,
-        report: &mut RotateReport,
-        today: NaiveDate,
-        progress: &dyn Progress,
-    ) -> Result<()> {
+    fn write_steps(&self, report: &mut RotateReport, progress: &dyn Progress) -> Result<()> {
         let days = self.days()?;
         for (done, day) in days.iter().enumerate() {
             let (done, total) = (done as u64, days.len() as u64);
@@ -212,26 +252,15 @@ impl Buffer {
             }
         }
         let days: Vec<NaiveDate> = days.iter().map(|day| day.date).collect();
-        self.drop_orphan_steps(&days, today, report)
+        self.drop_orphan_steps(&days)
     }
 
-    /// Aggregates of days that are gone go, too; that a day is gone which retention keeps is told.
-    fn drop_orphan_steps(
-        &self,
-        days: &[NaiveDate],
-        today: NaiveDate,
-        report: &mut RotateReport,
-    ) -> Result<()> {
-        let oldest_kept = calendar::days_before(today, self.retention.kept_days);
+    /// Aggregates of days that nobody misses go.
+    fn drop_orphan_steps(&self, days: &[NaiveDate]) -> Result<()> {
         for (date, path) in cache::list(&self.steps_dir)? {
-            if days.contains(&date) {
-                continue;
+            if !days.contains(&date) && !fsx::exists(&day_file::path(&self.dir, date))? {
+                fsx::remove_file(&path)?;
             }
-            if date >= oldest_kept {
-                let file = day_file::path(&self.dir, date);
-                report.warnings.push(format!("{} is gone; its step aggregates went, too", file.display()));
-            }
-            fsx::remove_file(&path)?;
         }
         Ok(())
     }
@@ -239,7 +268,7 @@ impl Buffer {
 
 impl RotateReport {
     pub(super) fn fail(&mut self, date: NaiveDate, verb: &str, error: &anyhow::Error) {
-        let (message, _) = crate::error::message_and_hint(error);
-        self.failed.push(DayFailure { date, error: format!("{verb}: {message}") });
+        let failure = DayFailure::of(date, error);
+        self.failed.push(DayFailure { error: format!("{verb}: {}", failure.error), ..failure });
     }
 }

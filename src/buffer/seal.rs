@@ -17,11 +17,13 @@ use crate::fsx::{self, disk};
 
 use super::Buffer;
 use super::merge::{self, DayInputs, Survey};
-use super::open::flaws::{Damage, DamagedSegment};
+use super::open::flaws::Flaws;
+use super::open::reader::Contents;
 use super::open::segment;
 use super::removed;
 use super::rotate::RotateOptions;
 use super::sealed::day_file::{self, Layout};
+use super::trouble::Trouble;
 
 /// One day that is to be sealed: the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -56,10 +58,18 @@ pub struct SealedDay {
     /// Length of the day file; 0 if the day turned out to have no rows and got none.
     pub size_bytes: u64,
     pub is_merge: bool,
-    /// Segments of which not all could be read: damaged ones lie in `removed/`, as they were.
-    pub damaged: Vec<DamagedSegment>,
+    /// Segments of which not all could be read.
+    pub damaged: Vec<Trouble>,
+    /// Damaged and torn segments as they were.
+    pub set_aside: Vec<PathBuf>,
     /// Bytes at the end of segments that were never completed, and never acknowledged.
     pub n_bytes_torn: u64,
+}
+
+impl SealPlan {
+    fn damage_of(&self, path: &Path, flaws: &Flaws) -> Option<Trouble> {
+        flaws.damage.map(|damage| Trouble::of_segment(self.date, path.to_owned(), damage))
+    }
 }
 
 impl Buffer {
@@ -121,12 +131,11 @@ impl Buffer {
     pub(super) fn write_sealed(&self, plan: &SealPlan, now: DateTime<Utc>) -> Result<SealedDay> {
         let path = day_file::path(&self.dir, plan.date);
         let sealed = if fsx::exists(&path)? { vec![path.clone()] } else { Vec::new() };
-        // Sealed anew, what was damaged would pass for whole.
-        sealed.iter().try_for_each(|path| day_file::ensure_whole(path, plan.date).map(drop))?;
+        sealed.iter().try_for_each(|path| self.ensure_sound(path, plan.date))?;
         let (segments, spare) = (plan.segments.clone(), self.segment_header());
         let inputs = DayInputs { sealed, segments, bounds: None, spare };
         let survey = Survey::of(&inputs, &self.metric_names())?;
-        let damaged = self.set_flawed_aside(plan, &survey, now)?;
+        let (damaged, set_aside) = self.set_flawed_aside(plan, &survey.flaws, now)?;
         let mut day = SealedDay {
             date: plan.date,
             n_rows: 0,
@@ -137,6 +146,7 @@ impl Buffer {
             size_bytes: 0,
             is_merge: plan.is_merge,
             damaged,
+            set_aside,
             n_bytes_torn: survey.flaws.iter().map(|flaws| flaws.n_bytes_torn).sum(),
         };
         if survey.n_rows() > 0 {
@@ -176,23 +186,36 @@ impl Buffer {
         }
     }
 
-    /// Copies segments that cannot be read to their end aside before they are deleted; returns the damaged ones.
+    /// Copies segments that cannot be read to their end aside before they are deleted: what is damaged, and the copies.
     fn set_flawed_aside(
         &self,
         plan: &SealPlan,
-        survey: &Survey,
+        flaws: &[Flaws],
         now: DateTime<Utc>,
-    ) -> Result<Vec<DamagedSegment>> {
-        let mut damaged = Vec::new();
-        for (path, flaws) in plan.segments.iter().zip(&survey.flaws) {
+    ) -> Result<(Vec<Trouble>, Vec<PathBuf>)> {
+        let (mut damaged, mut kept) = (Vec::new(), Vec::new());
+        for (path, flaws) in plan.segments.iter().zip(flaws) {
             let problem = match (flaws.damage, flaws.n_bytes_torn) {
                 (Some(damage), _) => damage.to_string(),
                 (None, 0) => continue,
                 (None, n) => format!("{n} bytes at its end were never completed"),
             };
-            removed::keep(&self.removed_dir, plan.date, path, &problem, now)?;
-            let segment = |damage: Damage| DamagedSegment { date: plan.date, file: path.clone(), damage };
-            damaged.extend(flaws.damage.map(segment));
+            kept.push(removed::keep(&self.removed_dir, plan.date, path, &problem, now)?);
+            damaged.extend(plan.damage_of(path, flaws));
+        }
+        Ok((damaged, kept))
+    }
+
+    /// What sealing `plan` would meet: the damage of its segments.
+    ///
+    /// - Errors: what would keep it from being sealed.
+    pub(super) fn foresee_seal(&self, plan: &SealPlan) -> Result<Vec<Trouble>> {
+        if plan.is_merge && plan.n_segments > 0 {
+            self.ensure_sound(&day_file::path(&self.dir, plan.date), plan.date)?;
+        }
+        let mut damaged = Vec::new();
+        for path in &plan.segments {
+            damaged.extend(plan.damage_of(path, &Contents::of(path, &self.segment_header())?.flaws));
         }
         Ok(damaged)
     }

@@ -1,5 +1,6 @@
 //! `buffer status`: what is there, read from footers and from the blocks of segments, by their checksums; no row is decoded.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,13 +10,13 @@ use serde::Serialize;
 
 use super::Buffer;
 use super::intake::quarantine::{self, QuarantineStatus};
-use super::open::flaws::DamagedSegment;
-use super::open::frame::Header;
 use super::open::reader::Contents;
 use super::open::segment;
 use super::removed::{self, SetAside};
 use super::sealed::day_file::{self, SERVERS_KEY};
 use super::sealed::parquet_rows::ParquetFile;
+use super::sealed::stamp::{self, Stamped};
+use super::trouble::{Trouble, TroubleKind};
 
 /// What a day consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -27,7 +28,9 @@ pub enum DayState {
     Sealed,
     /// A day file, and late rows that wait for the next rotation.
     Late,
-    /// A day file that cannot be read.
+    /// A day file that is damaged or holds another day, with or without late rows.
+    Damaged,
+    /// A day file, or a segment, that cannot be read.
     Unreadable,
 }
 
@@ -46,10 +49,6 @@ pub struct DayStatus {
     pub n_live_segments: usize,
     /// Servers in the day file, where it says so.
     pub n_servers: Option<u64>,
-    /// Segments that are damaged; the good rows behind the damage are counted.
-    pub damaged: Vec<DamagedSegment>,
-    /// What is wrong with an unreadable day.
-    pub error: Option<String>,
 }
 
 /// The whole buffer.
@@ -71,6 +70,9 @@ pub struct BufferStatus {
     /// Segments of days that are sealed already.
     pub n_late_segments: usize,
     pub n_unreadable: usize,
+    /// What is wrong with the rows, by day. Bytes of day files are looked at only where late rows wait to be merged with them;
+    /// `verify` looks at all.
+    pub troubles: Vec<Trouble>,
     pub quarantine: QuarantineStatus,
     /// What repairs and rotations took away because it is damaged.
     pub set_aside: Vec<SetAside>,
@@ -84,11 +86,13 @@ impl Buffer {
         let mut dates: Vec<NaiveDate> = files.keys().chain(open.keys()).copied().collect();
         dates.sort_unstable();
         dates.dedup();
-        let spare = self.segment_header();
-        let days = dates
-            .iter()
-            .map(|date| day_status(*date, files.get(date), open.get(date), &spare))
-            .collect::<Result<Vec<DayStatus>>>()?;
+        let found = self.day_troubles(&|_| true, &BTreeMap::new())?;
+        let mut troubles = [found.unreadable.clone(), found.passed_over()].concat();
+        let mut days = Vec::new();
+        for date in &dates {
+            days.push(self.day_status(*date, files.get(date), open.get(date), &mut troubles)?);
+        }
+        troubles.sort_by_key(|trouble| trouble.date);
         let missing = match (dates.first(), dates.last()) {
             (Some(first), Some(last)) => crate::calendar::days_between(*first, *last)
                 .filter(|date| dates.binary_search(date).is_err())
@@ -109,73 +113,86 @@ impl Buffer {
             n_unreadable: days.iter().filter(|d| d.state == DayState::Unreadable).count(),
             quarantine: quarantine::status(&self.quarantine_dir)?,
             set_aside: removed::list(&self.removed_dir)?,
+            troubles,
             days,
         })
     }
-}
 
-fn day_status(
-    date: NaiveDate,
-    file: Option<&PathBuf>,
-    open: Option<&PathBuf>,
-    spare: &Header,
-) -> Result<DayStatus> {
-    let state = if file.is_some() { DayState::Sealed } else { DayState::Open };
-    let mut day = DayStatus {
-        date,
-        state,
-        n_rows: 0,
-        n_open_rows: 0,
-        size_bytes: 0,
-        n_segments: 0,
-        n_live_segments: 0,
-        n_servers: None,
-        damaged: Vec::new(),
-        error: None,
-    };
-    if let Some(dir) = open {
-        add_segments(&mut day, dir, spare)?;
+    fn day_status(
+        &self,
+        date: NaiveDate,
+        file: Option<&PathBuf>,
+        open: Option<&PathBuf>,
+        troubles: &mut Vec<Trouble>,
+    ) -> Result<DayStatus> {
+        let mut day = DayStatus {
+            date,
+            state: if file.is_some() { DayState::Sealed } else { DayState::Open },
+            n_rows: 0,
+            n_open_rows: 0,
+            size_bytes: 0,
+            n_segments: 0,
+            n_live_segments: 0,
+            n_servers: None,
+        };
+        if let Some(dir) = open {
+            self.add_segments(&mut day, dir, troubles)?;
+        }
+        if let Some(path) = file {
+            self.add_day_file(&mut day, path, troubles)?;
+        }
+        Ok(day)
     }
-    if let Some(path) = file {
+
+    fn add_day_file(&self, day: &mut DayStatus, path: &Path, troubles: &mut Vec<Trouble>) -> Result<()> {
         day.size_bytes += fs::metadata(path).with_context(|| format!("read {}", path.display()))?.len();
-        if day.n_segments > 0 && day.error.is_none() {
-            day.state = DayState::Late;
+        let is_known = troubles.iter().any(|trouble| trouble.file == path);
+        let Ok(file) = ParquetFile::open(path) else {
+            day.state = DayState::Unreadable;
+            return Ok(());
+        };
+        day.n_rows += file.n_rows() as u64;
+        day.n_servers = file.value_of(SERVERS_KEY).and_then(|n| n.parse().ok());
+        let is_late = day.n_segments > 0;
+        if !is_known && is_late && stamp::check(path)? == Stamped::Damaged {
+            let error = day_file::damaged(path);
+            troubles.push(Trouble::of_file(day.date, path, &error));
         }
-        match ParquetFile::open(path) {
-            Ok(file) => {
-                day.n_rows += file.n_rows() as u64;
-                day.n_servers = file.value_of(SERVERS_KEY).and_then(|n| n.parse().ok());
-            }
-            Err(error) => {
-                day.state = DayState::Unreadable;
-                day.error = Some(format!("{error:#}"));
-            }
-        }
+        day.state =
+            match troubles.iter().any(|trouble| trouble.file == path && trouble.kind != TroubleKind::Gone) {
+                true => DayState::Damaged,
+                false if day.state == DayState::Unreadable => DayState::Unreadable,
+                false if is_late => DayState::Late,
+                false => DayState::Sealed,
+            };
+        Ok(())
     }
-    Ok(day)
-}
 
-fn add_segments(day: &mut DayStatus, dir: &Path, spare: &Header) -> Result<()> {
-    for path in segment::list(dir)? {
-        match fs::metadata(&path).map(|meta| meta.len()).context("its length").and_then(|size_bytes| {
-            Ok((size_bytes, Contents::of(&path, spare)?, segment::is_segment_live(&path)?))
-        }) {
-            Ok((size_bytes, Contents { n_rows, flaws }, is_live)) => {
-                let damaged = |damage| DamagedSegment { date: day.date, file: path.clone(), damage };
-                day.damaged.extend(flaws.damage.map(damaged));
-                day.n_segments += 1;
-                day.n_live_segments += usize::from(is_live);
-                day.size_bytes += size_bytes;
-                day.n_open_rows += n_rows;
-            }
-            // A rotation may take a segment away while we look.
-            Err(_) if !path.exists() => {}
-            Err(error) => {
-                day.state = DayState::Unreadable;
-                day.error = Some(format!("{error:#}"));
+    fn add_segments(&self, day: &mut DayStatus, dir: &Path, troubles: &mut Vec<Trouble>) -> Result<()> {
+        let spare = self.segment_header();
+        let look = |path: &Path| -> Result<(u64, Contents, bool)> {
+            let size_bytes = fs::metadata(path).context("its length")?.len();
+            Ok((size_bytes, Contents::of(path, &spare)?, segment::is_segment_live(path)?))
+        };
+        for path in segment::list(dir)? {
+            match look(&path) {
+                Ok((size_bytes, Contents { n_rows, flaws }, is_live)) => {
+                    let damaged = |damage| Trouble::of_segment(day.date, path.clone(), damage);
+                    troubles.extend(flaws.damage.map(damaged));
+                    day.n_segments += 1;
+                    day.n_live_segments += usize::from(is_live);
+                    day.size_bytes += size_bytes;
+                    day.n_open_rows += n_rows;
+                }
+                // A rotation may take a segment away while we look.
+                Err(_) if !path.exists() => {}
+                Err(error) => {
+                    day.state = DayState::Unreadable;
+                    troubles.push(Trouble::of_file(day.date, &path, &error));
+                }
             }
         }
+        day.n_rows += day.n_open_rows;
+        Ok(())
     }
-    day.n_rows += day.n_open_rows;
-    Ok(())
 }

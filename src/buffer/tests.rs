@@ -3,6 +3,7 @@
 mod export;
 mod formats;
 mod fuzz;
+mod gone;
 mod hostile;
 mod power;
 

@@ -17,6 +17,7 @@ use crate::fsx;
 use crate::progress::{Progress, Tick};
 
 use super::Buffer;
+use super::gone::Gone;
 use super::intake::quarantine;
 use super::merge::{DayInputs, Survey};
 use super::open::segment;
@@ -121,13 +122,10 @@ impl Buffer {
     /// Days without data: one that was there before is a finding, one that never was is a fact.
     fn find_missing_days(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
         let there: BTreeSet<NaiveDate> = self.days()?.into_iter().map(|day| day.date).collect();
-        let aggregated = cache::list(&self.steps_dir)?.into_iter().map(|(date, _)| date);
-        let mut gone: BTreeMap<NaiveDate, String> = options.known_days.clone();
-        gone.extend(aggregated.map(|date| (date, "its step aggregates are there".to_owned())));
-        gone.retain(|date, _| options.covers(*date) && !there.contains(date));
-        for (date, sign) in &gone {
-            let message = format!("the day is gone: {sign}, but none of its rows");
-            report.add(*date, &day_file::path(&self.dir, *date), message);
+        let mut gone = BTreeSet::new();
+        for Gone { trouble, .. } in self.gone_days(&|date| options.covers(date), &options.known_days)? {
+            gone.insert(trouble.date);
+            report.add(trouble.date, &trouble.file, trouble.problem);
         }
         let ends = || Some((*there.first()?, *there.last()?));
         let expected = match (options.day, ends()) {
@@ -135,7 +133,7 @@ impl Buffer {
             (None, Some((first, last))) => calendar::days_between(first, last).collect(),
             (None, None) => Vec::new(),
         };
-        let is_missing = |date: &NaiveDate| !there.contains(date) && !gone.contains_key(date);
+        let is_missing = |date: &NaiveDate| !there.contains(date) && !gone.contains(date);
         report.missing = expected.into_iter().filter(is_missing).collect();
         Ok(())
     }
@@ -160,7 +158,7 @@ impl Buffer {
             let wrong = if file.has_column(name) { "is not numeric" } else { "is missing" };
             report.add(date, path, format!("metric `{name}` {wrong}"));
         }
-        if let Some(problem) = self.misnamed(date, &file) {
+        if let Some(problem) = self.misnamed(date, &self.look_at(path)?) {
             report.add(date, path, problem);
         }
         if report.has_read_data {

@@ -52,7 +52,10 @@ impl Context {
             Some(path) => path.clone(),
             None => nearest_config()?,
         };
-        Site::open(&path, &setting_variables())
+        let site = Site::open(&path, &setting_variables())?;
+        // Also of commands that ask for no time: what they say is dated.
+        self.clock(site.zone())?;
+        Ok(site)
     }
 
     /// The site, if the command line or the environment names one or the working directory is in one.

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::text;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Trouble};
 use crate::error::Exit;
 use crate::nightly::state::{Night, earlier_nights};
 use crate::registry::{Champion, Registry};
@@ -27,6 +27,8 @@ struct Status {
     buffer_bytes: u64,
     newest_day: Option<NaiveDate>,
     n_quarantined: u64,
+    /// What is wrong with the rows of the buffer, as far as names, footers and segments tell.
+    troubles: Vec<Trouble>,
     last_night: Option<LastNight>,
     /// Nights in a row, up to the last, that ended without a promotion.
     n_nights_without_promotion: usize,
@@ -70,6 +72,7 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
         buffer_bytes: held.size_bytes,
         newest_day,
         n_quarantined: held.quarantine.n_rows,
+        troubles: held.troubles,
         last_night: nights.first().map(|night| last_night(site, night)).transpose()?,
         n_nights_without_promotion: nights.iter().take_while(|night| !night.has_promoted()).count(),
         next_night: next_night(site, now)?,
@@ -80,7 +83,7 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
 fn last_night(site: &Site, night: &Night) -> anyhow::Result<LastNight> {
     let records = read_records(&site.log_dir())?;
     let record = records.iter().find(|record| record.logical_date == night.logical_date);
-    let unfinished = || format!("{} not finished after {} start(s)", night.logical_date, night.n_attempts);
+    let unfinished = || format!("{} not finished after {}", night.logical_date, text::plural(night.n_attempts.into(), "start"));
     Ok(LastNight {
         logical_date: night.logical_date,
         exit_code: record.map(|record| record.exit_code),
@@ -130,15 +133,16 @@ fn render(status: &Status) -> String {
         (
             "buffer",
             format!(
-                "{} days, {} rows, {}; {} bad rows in quarantine",
-                status.n_days,
-                text::count(status.n_rows),
+                "{}, {}, {}; {} in quarantine",
+                text::plural(status.n_days as u64, "day"),
+                text::plural(status.n_rows, "row"),
                 text::bytes(status.buffer_bytes),
-                status.n_quarantined
+                text::plural(status.n_quarantined, "bad row")
             ),
         ),
         ("last night", night),
         ("next night", time(&status.next_night)),
     ];
-    lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+    let troubles = status.troubles.iter().map(|trouble| ("WARNING", trouble.warning()));
+    lines.into_iter().chain(troubles).map(|(name, value)| format!("{name:<11} {value}\n")).collect()
 }

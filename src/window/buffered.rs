@@ -5,7 +5,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use rayon::prelude::*;
 
 use crate::buffer::step_table::{StepOutline, StepTable};
-use crate::buffer::{Buffer, SourceDigest};
+use crate::buffer::{Buffer, SourceDigest, Trouble};
 use crate::fsx;
 use crate::progress::Progress;
 use crate::site::Site;
@@ -20,6 +20,10 @@ use super::verify::{self, WindowCheck};
 impl DaySource for Buffer {
     fn dates(&self) -> Result<Vec<NaiveDate>> {
         Ok(self.days()?.into_iter().map(|day| day.date).collect())
+    }
+
+    fn missing_rows(&self, first: NaiveDate, end: NaiveDate) -> Result<Vec<String>> {
+        Ok(Buffer::missing_rows(self, first, end)?.iter().map(Trouble::warning).collect())
     }
 
     fn prepare(&self, days: &[NaiveDate]) {

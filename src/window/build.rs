@@ -55,6 +55,10 @@ impl WindowRequest {
 pub trait DaySource {
     /// Days with data, ascending.
     fn dates(&self) -> Result<Vec<NaiveDate>>;
+    /// Warnings of rows of these days that were there, and that nothing here gives.
+    fn missing_rows(&self, _first: NaiveDate, _end: NaiveDate) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
     /// Makes what the others read of these days, where it is not there yet: together that takes less time.
     fn prepare(&self, _days: &[NaiveDate]) {}
     /// The files behind a day, in a fixed order; cheap where they are known already.
@@ -95,7 +99,7 @@ pub fn build_from(
 ) -> Result<Window> {
     for _ in 0..MAX_ATTEMPTS {
         let plan = plan(source, site, request, now)?;
-        warn_of_damage(&plan.sources, progress);
+        warn_of_damage(source, &plan, progress)?;
         let whole = |window: Window| window.verify().map(|()| window);
         match store::find(site, &plan.id).and_then(|found| found.map(whole).transpose()) {
             Ok(None) => {}
@@ -135,7 +139,7 @@ pub fn inspect_from(
     progress: &dyn Progress,
 ) -> Result<QualityReport> {
     let plan = plan(source, site, request, now)?;
-    warn_of_damage(&plan.sources, progress);
+    warn_of_damage(source, &plan, progress)?;
     Ok(look(source, site, &plan, &mut |_, _| Ok(()), progress)?.report)
 }
 
@@ -153,12 +157,14 @@ pub fn recent_from(
     let span = Span::between(end_ms - n_steps as i64 * step_ms, end_ms, step_secs);
     let first = calendar::day_of(span.start_ms, site.zone());
     let last = calendar::day_of(end_ms - 1, site.zone());
+    let missing = source.missing_rows(first, calendar::days_after(last, 1))?;
+    missing.iter().for_each(|warning| progress.warn(warning));
     let dates = source.dates()?;
     let days: Vec<NaiveDate> = dates.into_iter().filter(|day| (first..=last).contains(day)).collect();
     // A few days, of which the last may be open: each is read once, and kept.
     let read = |day: &NaiveDate| {
         let (table, sources) = source.read(*day)?;
-        warn_of_damage(&sources, progress);
+        warn_of_sources(&sources, progress);
         Ok((*day, table))
     };
     let mut tables: BTreeMap<NaiveDate, StepTable> = days.iter().map(read).collect::<Result<_>>()?;
@@ -199,7 +205,14 @@ fn plan(source: &dyn DaySource, site: &Site, request: &WindowRequest, now: DateT
 }
 
 /// Rows that are missing are named, not passed over.
-fn warn_of_damage(sources: &[Source], progress: &dyn Progress) {
+fn warn_of_damage(source: &dyn DaySource, plan: &Plan, progress: &dyn Progress) -> Result<()> {
+    let Asked { first_day, end_day } = plan.asked;
+    source.missing_rows(first_day, end_day)?.iter().for_each(|warning| progress.warn(warning));
+    warn_of_sources(&plan.sources, progress);
+    Ok(())
+}
+
+fn warn_of_sources(sources: &[Source], progress: &dyn Progress) {
     sources.iter().filter_map(Source::warning).for_each(|warning| progress.warn(&warning));
 }
 

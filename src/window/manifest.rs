@@ -4,7 +4,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::{Damage, DamagedSegment};
+use crate::buffer::{Damage, Trouble};
 use crate::fsx::FileDigest;
 use crate::schema::Schema;
 
@@ -34,7 +34,7 @@ impl Source {
     /// What whoever reads the day must know of its damage, and what helps.
     pub fn warning(&self) -> Option<String> {
         let (date, file) = (self.date, self.file.clone().into());
-        self.damage.map(|damage| DamagedSegment { date, file, damage }.warning())
+        self.damage.map(|damage| Trouble::of_segment(date, file, damage).warning())
     }
 }
 

@@ -8,7 +8,7 @@
 
 mod forms;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,10 +24,11 @@ use crate::progress::{Progress, Tick};
 use super::Buffer;
 use super::days::DaySources;
 use super::merge::{self, Survey};
-use super::open::flaws::{Damage, DamagedSegment};
+use super::open::flaws::Damage;
 use super::sealed::day_file::GROUP_ROWS;
 use super::sealed::parquet_rows::ParquetFile;
 use super::sealed::row_groups::{Columns, GroupWriter};
+use super::trouble::Trouble;
 use forms::Form;
 
 /// The form of what is written.
@@ -66,8 +67,15 @@ pub struct ExportReport {
     pub n_days: u64,
     pub first: Option<NaiveDate>,
     pub last: Option<NaiveDate>,
-    /// Damaged bytes of segments, whose rows are left out.
-    pub n_bytes_damaged: u64,
+    /// What is left out.
+    pub troubles: Vec<Trouble>,
+}
+
+impl ExportReport {
+    fn leave_out(&mut self, trouble: Trouble, progress: &dyn Progress) {
+        progress.warn(&trouble.warning());
+        self.troubles.push(trouble);
+    }
 }
 
 impl Buffer {
@@ -110,8 +118,7 @@ impl Buffer {
             let spooled =
                 self.with_sources(*day, &|sources| spool_day(*day, sources, &metrics, &options.servers))?;
             for (file, damage) in spooled.damaged {
-                report.n_bytes_damaged += damage.n_bytes;
-                progress.warn(&DamagedSegment { date: *day, file, damage }.warning());
+                report.leave_out(Trouble::of_segment(*day, file, damage), progress);
             }
             let Some(spool) = spooled.file else { continue };
             let mut file = ParquetFile::of(spool).with_context(|| format!("read day {day} back"))?;
@@ -123,6 +130,8 @@ impl Buffer {
             report.first.get_or_insert(*day);
             report.last = Some(*day);
         }
+        let left_out = self.day_troubles(&|date| options.covers(date), &BTreeMap::new())?.passed_over();
+        left_out.into_iter().for_each(|trouble| report.leave_out(trouble, progress));
         form.end()?;
         Ok(report)
     }

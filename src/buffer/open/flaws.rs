@@ -6,9 +6,7 @@
 //! a disk may keep the end of a file without its middle; whoever says "damaged" then says too much, never too little.)
 
 use std::fmt;
-use std::path::PathBuf;
 
-use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{FRAME_HEAD_BYTES, MAX_FRAME_BYTES, PAYLOAD_HEAD_BYTES, frame_crc, row_bytes};
@@ -39,23 +37,6 @@ impl fmt::Display for Damage {
             Some(1) => write!(f, "{n_bytes} bytes of it are damaged, and 1 row is lost"),
             Some(n) => write!(f, "{n_bytes} bytes of it are damaged, and {n} rows are lost"),
         }
-    }
-}
-
-/// A segment that is damaged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DamagedSegment {
-    pub date: NaiveDate,
-    pub file: PathBuf,
-    #[serde(flatten)]
-    pub damage: Damage,
-}
-
-impl DamagedSegment {
-    /// What a reader says that leaves the damaged bytes out, and what helps.
-    pub fn warning(&self) -> String {
-        let Self { date, file, damage } = self;
-        format!("{}: {damage}; `tftctl buffer repair --day {date}` keeps what is good of it", file.display())
     }
 }
 

@@ -5,6 +5,7 @@
 //! - Of any other damaged day file the good rows go back to segments of the days they belong to, which are then sealed as
 //!   ever; so do those of a file that holds rows of other days or repeats keys.
 //! - Aggregates are derived and made anew, lines of quarantine that are not as they were written are taken out.
+//! - A day that is gone cannot be mended: it is told until its file is back, or until a person gives it up.
 //!
 //! Each file in this order: the damaged one is copied aside and the copy proven; what was saved becomes durable; the
 //! damaged one goes. A kill in between leaves saved rows in two places, where they are the same rows, and a second repair
@@ -13,21 +14,22 @@
 mod refile;
 mod salvage;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
-use crate::error::{Refusal, message_and_hint};
+use crate::error::{HintExt, Refusal, message_and_hint};
 use crate::fsx;
 use crate::progress::Progress;
 
 use super::Buffer;
+use super::gone::Gone;
 use super::intake::quarantine;
 use super::open::rescue::Rescued;
 use super::open::segment;
@@ -38,16 +40,21 @@ use super::sealed::day_file;
 use super::sealed::parquet_rows::ParquetFile;
 use super::sealed::stamp::{self, Stamped};
 use super::steps::cache;
+use super::trouble::{Trouble, way_back};
 use refile::Refile;
 use salvage::{Salvage, salvage};
 
 /// How to repair.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RepairOptions {
     /// Only this day.
     pub day: Option<NaiveDate>,
     /// Says what would be done, and touches nothing.
     pub dry_run: bool,
+    /// Gives up days that are gone: nobody misses them any more.
+    pub forget: bool,
+    /// Days that must be there, as in [`VerifyOptions`](super::VerifyOptions).
+    pub known_days: BTreeMap<NaiveDate, String>,
 }
 
 /// One file that was mended.
@@ -63,8 +70,25 @@ pub struct Mended {
     pub n_rows_lost: Option<u64>,
     /// Values of saved rows that could not be read, and are missing now.
     pub n_values_lost: u64,
+    /// Saved rows whose profile and status could not be read.
+    pub n_labels_lost: u64,
     /// The damaged file as it was.
     pub kept: Option<PathBuf>,
+}
+
+impl Mended {
+    /// Mended without a loss so far.
+    fn new(date: NaiveDate, file: &Path, problem: String, kept: Option<PathBuf>) -> Self {
+        let action = String::new();
+        let (n_rows_saved, n_rows_lost, n_values_lost, n_labels_lost) = (0, Some(0), 0, 0);
+        let file = file.to_owned();
+        Self { date, file, problem, action, n_rows_saved, n_rows_lost, n_values_lost, n_labels_lost, kept }
+    }
+
+    /// Whether anything of it is lost, or may be.
+    pub fn has_loss(&self) -> bool {
+        self.n_rows_lost != Some(0) || self.n_values_lost > 0 || self.n_labels_lost > 0
+    }
 }
 
 /// What a repair did, or with `dry_run` would do.
@@ -77,6 +101,13 @@ pub struct RepairReport {
     /// What could not be mended; it is where it was.
     pub failed: Vec<DayFailure>,
     pub duration_secs: f64,
+}
+
+impl RepairReport {
+    /// Whether everything is as it was before it was damaged.
+    pub fn is_whole(&self) -> bool {
+        self.failed.is_empty() && !self.mended.iter().any(Mended::has_loss)
+    }
 }
 
 /// What is wrong with a day file.
@@ -103,14 +134,14 @@ impl Buffer {
             return Err(Refusal::usage(format!("{dir} lies outside of this site and is only read")));
         }
         let started = Instant::now();
-        let RepairOptions { day, dry_run } = *options;
+        let RepairOptions { day, dry_run, forget, .. } = *options;
         let _lock = self.lock_rotation(&RotateOptions { dry_run, ..RotateOptions::default() }, now)?;
         let covers = |date: NaiveDate| day.is_none_or(|day| day == date);
         let mut repair = Repair {
             buffer: self,
             now,
             report: RepairReport { is_dry_run: dry_run, ..RepairReport::default() },
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
         };
         for (date, dir) in self.open_dates()?.into_iter().filter(|(date, _)| covers(*date)) {
             for path in segment::list(&dir)? {
@@ -119,6 +150,9 @@ impl Buffer {
         }
         for (date, path) in day_file::list(&self.dir)?.into_iter().filter(|(date, _)| covers(*date)) {
             repair.each(date, |repair| repair.mend_day_file(date, &path));
+        }
+        for Gone { trouble, is_noted } in self.gone_days(&covers, &options.known_days)? {
+            repair.each(trouble.date, |repair| repair.face_loss(&trouble, is_noted, forget));
         }
         for (date, path) in cache::list(&self.steps_dir)?.into_iter().filter(|(date, _)| covers(*date)) {
             repair.each(date, |repair| repair.mend_aggregates(date, &path));
@@ -139,15 +173,15 @@ struct Repair<'a> {
     buffer: &'a Buffer,
     now: DateTime<Utc>,
     report: RepairReport,
-    /// Days that rows were put back into.
-    touched: BTreeSet<NaiveDate>,
+    /// Days that rows were put back into, and how many.
+    touched: BTreeMap<NaiveDate, u64>,
 }
 
 impl Repair<'_> {
     /// One damaged file does not hold up the others.
     fn each(&mut self, date: NaiveDate, mend: impl FnOnce(&mut Self) -> Result<()>) {
         if let Err(error) = mend(self) {
-            self.report.failed.push(DayFailure { date, error: message_and_hint(&error).0 });
+            self.report.failed.push(DayFailure::of(date, &error));
         }
     }
 
@@ -170,15 +204,15 @@ impl Repair<'_> {
             rescued.write()?;
             fsx::remove_file(path)?;
         }
+        let action = match rescued.n_rows {
+            0 => "none of its blocks is good",
+            _ => "its good blocks were written anew",
+        };
         self.report.mended.push(Mended {
-            date,
-            file: path.to_owned(),
-            problem,
-            action: "its good blocks were written anew".into(),
+            action: action.into(),
             n_rows_saved: rescued.n_rows,
             n_rows_lost: damage.n_rows_lost,
-            n_values_lost: 0,
-            kept,
+            ..Mended::new(date, path, problem, kept)
         });
         Ok(())
     }
@@ -191,16 +225,7 @@ impl Repair<'_> {
             Problem::Misfiled(_) => None,
         };
         let kept = self.keep(date, path, text)?;
-        let mut mended = Mended {
-            date,
-            file: path.to_owned(),
-            problem: text.clone(),
-            action: String::new(),
-            n_rows_saved: 0,
-            n_rows_lost: Some(0),
-            n_values_lost: 0,
-            kept,
-        };
+        let mut mended = Mended::new(date, path, text.clone(), kept);
         if let Some((start, end)) = mended_end {
             if !self.report.is_dry_run {
                 restore(path, start, &end)?;
@@ -208,50 +233,66 @@ impl Repair<'_> {
             }
             mended.action = "the flipped bit of its footer was turned back: nothing is lost".into();
         } else {
-            // What was derived from it; made anew where rows come back.
-            self.take_away(&cache::path(&self.buffer.steps_dir, date))?;
-            self.unpack(path, &mut mended)?;
+            let n_remembered = self.buffer.rows_remembered(date);
+            let n_back = self.unpack(date, path, &mut mended)?;
+            if n_back == 0 && n_remembered.is_some_and(|n| n > 0) {
+                // All that is left of the day is what its aggregates say.
+                mended.n_rows_lost = mended.n_rows_lost.max(n_remembered);
+            } else {
+                self.take_away(&cache::path(&self.buffer.steps_dir, date))?;
+            }
         }
         self.report.mended.push(mended);
         Ok(())
     }
 
-    /// Puts the good rows of a day file back into segments, and takes the file away.
-    fn unpack(&mut self, path: &Path, mended: &mut Mended) -> Result<()> {
+    /// Puts the good rows of the file of `date` back into segments, and takes the file away; rows of its own day among them.
+    fn unpack(&mut self, date: NaiveDate, path: &Path, mended: &mut Mended) -> Result<u64> {
         let Ok(mut file) = ParquetFile::open(path) else {
             mended.n_rows_lost = None;
-            mended.action = "nothing of it can be read: restore it from a copy, or go on without".into();
-            return self.take_away(path);
+            mended.action = "nothing of it can be read".into();
+            return self.take_away(path).map(|()| 0);
         };
-        let mut refile = Refile::new(self.buffer, file.numeric_columns());
-        let is_dry_run = self.report.is_dry_run;
-        let saved =
-            salvage(path, &mut file, &mut |rows| if is_dry_run { Ok(()) } else { refile.take(rows) })?;
-        self.touched.extend(refile.finish()?);
+        let mut refile = Refile::new(self.buffer, file.numeric_columns(), self.report.is_dry_run);
+        let saved = salvage(path, &mut file, &mut |rows| refile.take(rows))?;
+        let n_rows = refile.finish()?;
         self.take_away(path)?;
         let Salvage { n_saved, n_lost, n_values_lost, n_labels_lost, is_checked } = saved;
-        (mended.n_rows_saved, mended.n_rows_lost, mended.n_values_lost) =
-            (n_saved, Some(n_lost), n_values_lost);
-        let labels = match n_labels_lost {
-            0 => String::new(),
-            n => format!("; profile and status of {n} rows are lost"),
-        };
+        (mended.n_rows_saved, mended.n_rows_lost) = (n_saved, Some(n_lost));
+        (mended.n_values_lost, mended.n_labels_lost) = (n_values_lost, n_labels_lost);
         let checked = if is_checked { "by their checksums" } else { "as far as they can be read, unchecked" };
-        mended.action = format!("its rows were filed anew, {checked}{labels}");
-        Ok(())
+        mended.action = match n_saved {
+            0 => "none of its rows is good".into(),
+            _ => format!("its rows were filed anew, {checked}"),
+        };
+        let n_back = n_rows.get(&date).copied().unwrap_or(0);
+        n_rows.into_iter().for_each(|(date, n)| *self.touched.entry(date).or_default() += n);
+        Ok(n_back)
     }
 
     fn take_away(&self, path: &Path) -> Result<()> {
         if self.report.is_dry_run { Ok(()) } else { fsx::remove_file(path) }
     }
 
+    /// A day that is gone is written down and told again, or given up.
+    ///
+    /// - Errors: it is not given up.
+    fn face_loss(&mut self, trouble: &Trouble, is_noted: bool, forget: bool) -> Result<()> {
+        let Trouble { date, file, problem, .. } = trouble;
+        let is_due = forget || !is_noted;
+        let kept = match is_due && !self.report.is_dry_run {
+            true => self.buffer.note_gone(trouble, forget, self.now)?,
+            false => None,
+        };
+        if !forget {
+            return Err(anyhow!("{}: {problem}", file.display())).hint(|| way_back(*date));
+        }
+        let action = "given up: nobody misses it any more".into();
+        self.report.mended.push(Mended { action, ..Mended::new(*date, file, problem.clone(), kept) });
+        Ok(())
+    }
+
     fn mend_aggregates(&mut self, date: NaiveDate, path: &Path) -> Result<()> {
-        let is_left = self.buffer.days()?.iter().any(|day| day.date == date);
-        ensure!(
-            is_left || self.report.is_dry_run,
-            "the day is gone, and only {} is left of it: put its day file back from a copy, or rotate to forget it",
-            path.display()
-        );
         if !cache::is_damaged(path) {
             return Ok(());
         }
@@ -259,16 +300,9 @@ impl Repair<'_> {
         if !self.report.is_dry_run {
             self.buffer.ensure_steps(date)?;
         }
-        self.report.mended.push(Mended {
-            date,
-            file: path.to_owned(),
-            problem: "its bytes are not those that were aggregated".into(),
-            action: "the day is aggregated anew".into(),
-            n_rows_saved: 0,
-            n_rows_lost: Some(0),
-            n_values_lost: 0,
-            kept: None,
-        });
+        let problem = "its bytes are not those that were aggregated".into();
+        let action = "the day is aggregated anew".into();
+        self.report.mended.push(Mended { action, ..Mended::new(date, path, problem, None) });
         Ok(())
     }
 
@@ -282,16 +316,8 @@ impl Repair<'_> {
         if !self.report.is_dry_run {
             quarantine::drop_damaged_lines(path)?;
         }
-        self.report.mended.push(Mended {
-            date,
-            file: path.to_owned(),
-            problem,
-            action: "they were taken out".into(),
-            n_rows_saved: 0,
-            n_rows_lost: Some(0),
-            n_values_lost: 0,
-            kept,
-        });
+        let action = "they were taken out".into();
+        self.report.mended.push(Mended { action, ..Mended::new(date, path, problem, kept) });
         Ok(())
     }
 
@@ -302,7 +328,7 @@ impl Repair<'_> {
             true => Vec::new(),
             false => self.buffer.plan_seals(today, &RotateOptions::default())?,
         };
-        planned.retain(|plan| self.touched.contains(&plan.date));
+        planned.retain(|plan| self.touched.contains_key(&plan.date));
         let mut rotation = RotateReport { planned, ..RotateReport::default() };
         self.buffer.apply_seals(&mut rotation, self.now, progress);
         for day in &rotation.sealed {
@@ -330,7 +356,7 @@ impl Buffer {
         }
         // What was sealed for this zone is in order, and of one day: only the name can be another's.
         if stamped == Stamped::Whole && self.is_cut_here(&file) {
-            return Ok(self.misnamed(date, &file).map(Problem::Misfiled));
+            return Ok(self.misnamed(date, &self.look_at(path)?).map(Problem::Misfiled));
         }
         let problems = match self.filing_of(date, &mut file, &mut |_| ()) {
             Ok(filing) => filing.problems(),

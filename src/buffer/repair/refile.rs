@@ -1,7 +1,7 @@
 //! Saved rows on their way back: into segments of the days they belong to.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use chrono::NaiveDate;
@@ -18,12 +18,15 @@ const FRAME_ROWS: usize = 8192;
 pub(super) struct Refile<'a> {
     buffer: &'a Buffer,
     metrics: Vec<String>,
+    /// Counts only.
+    is_dry_run: bool,
     writers: BTreeMap<NaiveDate, SegmentWriter>,
+    n_rows: BTreeMap<NaiveDate, u64>,
 }
 
 impl<'a> Refile<'a> {
-    pub fn new(buffer: &'a Buffer, metrics: Vec<String>) -> Self {
-        Self { buffer, metrics, writers: BTreeMap::new() }
+    pub fn new(buffer: &'a Buffer, metrics: Vec<String>, is_dry_run: bool) -> Self {
+        Self { buffer, metrics, is_dry_run, writers: BTreeMap::new(), n_rows: BTreeMap::new() }
     }
 
     pub fn take(&mut self, rows: &Rows) -> Result<()> {
@@ -47,6 +50,10 @@ impl<'a> Refile<'a> {
     /// Late rows came after the day was sealed, so after its newest row less the skew that a sender may have: a frame
     /// written at that time is older than they are, and as new as readers of the newest row expect it to be.
     fn write(&mut self, date: NaiveDate, rows: &Rows) -> Result<()> {
+        *self.n_rows.entry(date).or_default() += rows.len() as u64;
+        if self.is_dry_run {
+            return Ok(());
+        }
         let newest_ms = rows.time_ms.iter().copied().max().unwrap_or_default();
         let written_ms = newest_ms - 1000 * i64::from(self.buffer.max_future_secs);
         let buffer = self.buffer;
@@ -63,9 +70,9 @@ impl<'a> Refile<'a> {
         writer.append(rows, written_ms.max(0))
     }
 
-    /// Makes everything durable; the days that got rows.
-    pub fn finish(mut self) -> Result<BTreeSet<NaiveDate>> {
+    /// Makes everything durable; the days that got rows, and how many.
+    pub fn finish(mut self) -> Result<BTreeMap<NaiveDate, u64>> {
         self.writers.values_mut().try_for_each(SegmentWriter::sync)?;
-        Ok(self.writers.keys().copied().collect())
+        Ok(self.n_rows)
     }
 }

@@ -24,6 +24,7 @@ use super::proof::{self, Checksums, Proof};
 use super::row_groups::{Columns, GroupWriter};
 use super::stamp::{self, Stamped};
 use crate::buffer::merge::Sorted;
+use crate::buffer::trouble::remedy;
 
 /// Rows per row group.
 pub(in crate::buffer) const GROUP_ROWS: usize = 1 << 19;
@@ -50,8 +51,12 @@ pub(in crate::buffer) fn ensure_whole(path: &Path, date: NaiveDate) -> Result<St
         Some((Stamped::Damaged, _)) => {}
         Some((_, sha256)) => return Ok(sha256),
     }
-    Err(anyhow!("{}: its bytes are not those that were sealed", path.display()))
-        .hint(|| format!("`tftctl buffer repair --day {date}` keeps what can be read of it"))
+    Err(damaged(path)).hint(|| remedy(date))
+}
+
+/// What is said of a file that is not the one that was stamped.
+pub(in crate::buffer) fn damaged(path: &Path) -> anyhow::Error {
+    anyhow!("{}: its bytes are not those that were sealed", path.display())
 }
 
 /// The file of a day in `dir`.

@@ -151,6 +151,15 @@ pub(in crate::buffer) fn recorded_sha256(path: &Path, file: &FileId) -> Option<S
     pairs.find(|(id, source)| source.file == file.file && is_same(id)).map(|(_, source)| source.sha256)
 }
 
+/// Rows of the day in the sources that the aggregates at `path` were made of, or in that named `file` alone; `None` where
+/// there are no aggregates, or they cannot be read.
+pub(in crate::buffer) fn rows_recorded(path: &Path, file: Option<&str>) -> Option<u64> {
+    let cache = ParquetFile::open(path).ok()?;
+    let sources: Vec<SourceDigest> = serde_json::from_str(cache.value_of(SOURCES)?).ok()?;
+    let chosen = sources.iter().filter(|source| file.is_none_or(|file| source.file == file));
+    Some(chosen.map(|source| source.n_rows).sum())
+}
+
 /// Writes the aggregates of a day.
 pub(in crate::buffer) fn write(
     path: &Path,

@@ -50,13 +50,15 @@ pub fn run(args: &ExportArgs, site: &Site, context: &Context) -> anyhow::Result<
         ExportOptions { format: format_of(args), from: args.from, to: args.to, servers: args.server.clone() };
     let buffer = Buffer::open(site);
     buffer.ensure_servers(&options)?;
-    match &args.output {
+    let report = match &args.output {
         None => {
             let outcome = buffer.export(&options, &mut io::stdout(), context.progress());
             if outcome.as_ref().is_err_and(is_reader_gone) {
                 return Ok(Exit::Done);
             }
-            context.progress().note(&render(&outcome?));
+            let report = outcome?;
+            context.progress().note(&render(&report));
+            report
         }
         Some(path) => {
             let mut report = ExportReport::default();
@@ -80,12 +82,13 @@ pub fn run(args: &ExportArgs, site: &Site, context: &Context) -> anyhow::Result<
                 Ok(())
             })?;
             context.output.result(&report, |report| format!("{} in {}", render(report), path.display()))?;
+            report
         }
-    }
-    Ok(Exit::Done)
+    };
+    Ok(if report.troubles.is_empty() { Exit::Done } else { Exit::NotEnoughData })
 }
 
-/// - Errors: the days run backwards, or the file would lie among the site's own days.
+/// - Errors: the days run backwards, or the file would lie among the site's own days, or in a folder that is not there.
 fn ensure_possible(args: &ExportArgs, site: &Site) -> anyhow::Result<()> {
     if let (Some(from), Some(to)) = (args.from, args.to)
         && from > to
@@ -98,6 +101,10 @@ fn ensure_possible(args: &ExportArgs, site: &Site) -> anyhow::Result<()> {
         return Err(Refusal::usage(problem)).hint(|| "name it .parquet".into());
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        let problem = format!("{}: there is no folder {}", path.display(), folder.display());
+        return Err(Refusal::usage(problem)).hint(|| "make it first, or name a file in one that is there".into());
+    }
     if let (Ok(folder), Ok(buffer)) = (folder.canonicalize(), site.buffer_dir().canonicalize())
         && folder.starts_with(&buffer)
     {

@@ -5,6 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::buffer::{Buffer, Mended, RepairOptions, RepairReport};
+use super::rotate::render_failure;
 use crate::cli::context::Context;
 use crate::cli::text;
 use crate::error::Exit;
@@ -19,6 +20,9 @@ pub struct RepairArgs {
     /// Say what would be done and touch nothing
     #[arg(long)]
     dry_run: bool,
+    /// Give a day up that is gone: no command misses it any more
+    #[arg(long, requires = "day")]
+    forget: bool,
 }
 
 #[derive(Serialize)]
@@ -31,16 +35,16 @@ struct Report {
 
 pub fn run(args: &RepairArgs, site: &Site, context: &Context) -> anyhow::Result<Exit> {
     let now = context.clock(site.zone())?.now();
-    let options = RepairOptions { day: args.day, dry_run: args.dry_run };
+    let known_days = window::days_read(site, now)?;
+    let RepairArgs { day, dry_run, forget } = *args;
+    let options = RepairOptions { day, dry_run, forget, known_days };
     let buffer = Buffer::open(site).repair(&options, now, context.progress())?;
     let windows = match args.day {
         Some(_) => Vec::new(),
         None => window::repair(site, args.dry_run, now)?,
     };
     let report = Report { buffer, windows };
-    let is_gone = |mended: &Mended| mended.n_rows_saved == 0 && mended.n_rows_lost != Some(0);
-    let is_mended = report.buffer.failed.is_empty() && !report.buffer.mended.iter().any(is_gone);
-    let exit = if is_mended { Exit::Done } else { Exit::Failed };
+    let exit = if report.buffer.is_whole() { Exit::Done } else { Exit::Failed };
     context.output.done(&report, exit, render)?;
     Ok(exit)
 }
@@ -62,13 +66,13 @@ fn render(report: &Report) -> String {
     for day in &report.sealed {
         lines.push(format!("{} sealed: {}", day.date, text::plural(day.n_rows, "row")));
     }
-    lines.extend(report.failed.iter().map(|failure| format!("{} failed: {}", failure.date, failure.error)));
+    lines.extend(report.failed.iter().map(render_failure));
     if lines.is_empty() { "nothing to mend".into() } else { lines.join("\n") }
 }
 
 /// What was saved and lost, where rows were at stake.
 fn counts(mended: &Mended) -> Option<String> {
-    let Mended { n_rows_saved, n_rows_lost, n_values_lost, .. } = mended;
+    let Mended { n_rows_saved, n_rows_lost, n_values_lost, n_labels_lost, .. } = mended;
     let lost = match n_rows_lost {
         Some(n) => text::count(*n),
         None => "an unknown number".into(),
@@ -76,6 +80,11 @@ fn counts(mended: &Mended) -> Option<String> {
     let is_about_rows = (*n_rows_saved, *n_rows_lost) != (0, Some(0));
     is_about_rows.then(|| {
         let saved = text::plural(*n_rows_saved, "row");
-        format!("{saved} saved, {lost} lost, {} lost", text::plural(*n_values_lost, "value"))
+        let values = text::plural(*n_values_lost, "value");
+        let labels = match n_labels_lost {
+            0 => String::new(),
+            n => format!(", profile and status of {} lost", text::plural(*n, "row")),
+        };
+        format!("{saved} saved, {lost} lost, {values} lost{labels}")
     })
 }

@@ -25,7 +25,7 @@ pub(super) fn set_aside(files: &[SetAside]) -> Option<String> {
 }
 
 fn render(status: &BufferStatus) -> String {
-    if status.days.is_empty() {
+    if status.days.is_empty() && status.troubles.is_empty() {
         return "the buffer is empty: `tftctl buffer append` adds rows".into();
     }
     let rows = status.days.iter().map(|day| {
@@ -33,6 +33,7 @@ fn render(status: &BufferStatus) -> String {
             DayState::Open => "open",
             DayState::Sealed => "sealed",
             DayState::Late => "sealed, late rows wait",
+            DayState::Damaged => "DAMAGED",
             DayState::Unreadable => "UNREADABLE",
         };
         vec![day.date.to_string(), text::count(day.n_rows), text::bytes(day.size_bytes), state.to_owned()]
@@ -51,8 +52,7 @@ fn render(status: &BufferStatus) -> String {
         let n_days = text::plural(status.missing.len() as u64, "day");
         lines.push(format!("{n_days} without data: {}", missing.join(", ")));
     }
-    let damaged = status.days.iter().flat_map(|day| &day.damaged);
-    lines.extend(damaged.map(|segment| format!("warning: {}", segment.warning())));
+    lines.extend(status.troubles.iter().map(|trouble| format!("warning: {}", trouble.warning())));
     lines.extend(set_aside(&status.set_aside));
     lines.join("\n")
 }
