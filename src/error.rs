@@ -35,7 +35,7 @@ impl Exit {
         (Exit::Refused, "ran well, the challenger was refused"),
         (
             Exit::NotEnoughData,
-            "not enough or not good enough data (also append --strict with bad rows, rotate with damaged ones)",
+            "not enough or not good enough data (also append --strict with bad rows, rotate and export with damaged ones)",
         ),
         (Exit::Locked, "another run holds the lock"),
         (Exit::Interrupted, "interrupted, after a checkpoint"),

@@ -64,6 +64,11 @@ impl Trouble {
         Self { date, kind: TroubleKind::Damaged, file: path.to_owned(), problem, n_rows_lost: None }
     }
 
+    /// Whether whoever reads goes without rows because of it.
+    pub fn hides_rows(&self) -> bool {
+        self.kind != TroubleKind::Damaged || self.n_rows_lost != Some(0)
+    }
+
     /// What whoever goes on without these rows says, and what helps.
     pub fn warning(&self) -> String {
         let Self { date, kind, file, problem, .. } = self;

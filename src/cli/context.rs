@@ -10,6 +10,7 @@ use super::bars::Bars;
 use super::output::Output;
 use crate::clock::{Clock, parse_time};
 use crate::config::Config;
+use crate::error::{HintExt, Refusal};
 use crate::progress::Progress;
 use crate::site::{CONFIG_FILE, Site};
 
@@ -133,6 +134,18 @@ pub(super) fn setting_variables() -> Vec<(String, String)> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("TFTCTL_"))
         .collect()
+}
+
+/// Checks that a file which the command line names can be made: a folder is not made of a mistyped name.
+///
+/// - Errors: its folder is not there (a usage error).
+pub fn ensure_folder_of(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let problem = format!("{}: there is no folder {}", path.display(), folder.display());
+    Err(Refusal::usage(problem)).hint(|| "make it first, or name a file in one that is there".into())
 }
 
 /// `--wait`: how long to wait for another run of this site.

@@ -107,6 +107,9 @@ fn render(made: &Made) -> String {
         for (column, reason) in &derived.ignored {
             lines.push(format!("  {column} is no metric: {reason}"));
         }
+        for (metric, max) in &derived.over_100 {
+            lines.push(format!("  {metric} goes up to {max}: its range has no upper end; look at its unit"));
+        }
         if derived.is_day_folder {
             lines.push("the folder is the site's buffer; it is only read".into());
         }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 
-use super::context::Context;
+use super::context::{Context, ensure_folder_of};
 use super::device::DeviceArgs;
 use super::text;
 use crate::clock::parse_time;
@@ -57,6 +57,7 @@ pub fn run(args: PredictArgs, context: &Context) -> anyhow::Result<Exit> {
     }
     let device = args.device.resolve(context)?;
     let request = ForecastRequest { model, servers: args.server, at, device: &device };
+    args.out.as_deref().map_or(Ok(()), ensure_folder_of)?;
     let forecast = forecast::make(&site, &request, context.progress())?;
     for skipped in &forecast.skipped {
         context.progress().warn(&format!("{} is not forecast: {}", skipped.server_name, skipped.reason));
@@ -104,16 +105,12 @@ pub(super) fn render_table(forecast: &FleetForecast) -> String {
     let heading = format!(
         "{} of {}, from {}, {hours:.1} h ahead\n\n",
         forecast.model_id,
-        plural(forecast.n_servers(), "server"),
+        text::plural(forecast.n_servers() as u64, "server"),
         minute(forecast.cutoff)
     );
     let rows = forecast.series.iter().map(|series| row(series, &forecast.quantiles));
     let header = ["server", "metric", "now", "P10", "P50", "P90", "at the end", "peak P90", "alert"];
     heading + &text::table(&header, rows)
-}
-
-fn plural(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 fn minute(time: DateTime<Utc>) -> String {

@@ -57,7 +57,11 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
     let today = site.logical_date(now);
     let tomorrow = today.succ_opt().unwrap_or(today);
     let now_ms = now.timestamp_millis();
-    let newest_ms = buffer.newest_time_ms(now_ms)?;
+    let newest_ms = match buffer.newest_time_ms(now_ms) {
+        // What cannot be read is told below, with what helps.
+        Err(_) if held.n_unreadable > 0 => None,
+        newest_ms => newest_ms?,
+    };
     let nights = earlier_nights(site, tomorrow, 60)?.nights;
     let newest_day = held.days.iter().map(|day| day.date).filter(|date| *date <= today).max();
     Ok(Status {
@@ -83,7 +87,13 @@ fn look(site: &Site, now: DateTime<Utc>) -> anyhow::Result<Status> {
 fn last_night(site: &Site, night: &Night) -> anyhow::Result<LastNight> {
     let records = read_records(&site.log_dir())?;
     let record = records.iter().find(|record| record.logical_date == night.logical_date);
-    let unfinished = || format!("{} not finished after {}", night.logical_date, text::plural(night.n_attempts.into(), "start"));
+    let unfinished = || {
+        format!(
+            "{} not finished after {}",
+            night.logical_date,
+            text::plural(night.n_attempts.into(), "start")
+        )
+    };
     Ok(LastNight {
         logical_date: night.logical_date,
         exit_code: record.map(|record| record.exit_code),
@@ -118,6 +128,7 @@ fn render(status: &Status) -> String {
     };
     let data = match status.data_age_hours {
         Some(age) => format!("newest rows {age:.1} h old"),
+        None if status.n_rows > 0 => "age unknown".into(),
         None => "no rows yet".into(),
     };
     let night = match &status.last_night {

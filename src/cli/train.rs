@@ -92,9 +92,9 @@ fn render(outcome: &TrainOutcome) -> String {
     let partial =
         record.partial_epoch.map(|share| format!(" and {:.0} % of one", share * 100.0)).unwrap_or_default();
     let line = format!(
-        "{}: {} epoch(s){partial} more, {} in all; train loss {}; {} steps, {:.0} samples/s, {:.0} s",
+        "{}: {}{partial} more, {} in all; train loss {}; {} steps, {:.0} samples/s, {:.0} s",
         outcome.model_id,
-        record.epochs_run,
+        text::plural(record.epochs_run.into(), "epoch"),
         record.total_epochs,
         text::number(Some(record.loss_train)),
         record.optimizer_steps,

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use candle_core::Device;
 use clap::Args;
 
-use super::context::{Context, WaitArgs};
+use super::context::{Context, WaitArgs, ensure_folder_of};
 use super::device::DeviceArgs;
 use super::train::chosen_window;
 use super::{probe, text};
@@ -40,6 +40,7 @@ pub struct ValidateArgs {
 pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<Exit> {
     let site = context.site()?;
     let now = context.clock(site.zone())?.now();
+    args.forecasts.as_deref().map_or(Ok(()), ensure_folder_of)?;
     let registry = Registry::open(&site);
     let device = args.device.resolve(context)?;
     // It writes a verdict and perhaps an audit line, against the champion of this very moment.

@@ -65,7 +65,7 @@ pub fn plan(site: &Site, now: DateTime<Utc>) -> Result<Vec<PlannedStage>> {
         line(
             "train",
             done.train.is_some(),
-            format!("{} epoch(s) from {from}: {}", night.n_epochs, start.reason),
+            format!("from {from}, epochs: {}; {}", night.n_epochs, start.reason),
         ),
         line(
             "validate",

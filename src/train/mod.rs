@@ -356,7 +356,7 @@ fn next_or_fresh(
     match (origin.difference(setting.config), request.if_changed) {
         (Some(what), IfChanged::Fresh { epochs }) => {
             progress.warn(&format!(
-                "{what} differ from those the lineage was trained with: a new lineage begins, with {epochs} epoch(s)"
+                "{what} differ from those the lineage was trained with: a new lineage begins; epochs: {epochs}"
             ));
             Ok((Footing::fresh(&Setting { epochs, ..*setting })?, epochs))
         }

@@ -41,6 +41,7 @@ fn a_truncated_day_is_found_by_verify() {
     story.run("buffer verify").exit(1).stdout("2024-01-05");
     // One bad day is no reason not to see the others.
     story.run("buffer status").exit(0).stdout("UNREADABLE").stdout("2024-01-06");
+    story.run("status").exit(0).stdout("buffer repair --day 2024-01-05");
 }
 
 #[test]
@@ -99,4 +100,53 @@ fn a_refused_model_cannot_pass_on_rows_it_was_trained_on() {
     story.run("window build --end 2024-01-06").exit(0);
     story.run("validate").exit(3).stdout("may know the answers");
     story.run("promote").exit(3);
+}
+
+#[test]
+fn what_is_lost_is_told_by_every_verb_and_ends_by_one_rule() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00").run("buffer rotate").exit(0);
+    let day = |day: u32| story.path(&format!("data_buffer/metrics_2024-01-{day:02}.parquet"));
+    fs::copy(day(4), day(3)).unwrap();
+    fs::remove_file(day(5)).unwrap();
+    let (misnamed, gone) =
+        ("its rows are those of 2024-01-04", "metrics_2024-01-05.parquet: the day is gone");
+    for dry_run in [" --dry-run", ""] {
+        let ran = story.run(&format!("buffer rotate{dry_run}")).exit(4);
+        ran.stderr(misnamed).stderr(gone).stderr("2024-01-08T02:00:00Z warning: ");
+    }
+    story.run("buffer status").exit(0).stdout("DAMAGED").stdout(misnamed).stdout(gone);
+    story.run("status").exit(0).stdout(misnamed).stdout(gone);
+    story.run("buffer verify").exit(1).stdout(misnamed).stdout("the day is gone");
+    let exported = story.run("buffer export --output all.csv").exit(4);
+    exported
+        .stderr(misnamed)
+        .stderr("2024-01-08T02:00:00Z warning: ")
+        .stderr("repair --day 2024-01-05 --forget");
+    story.run("window build").stderr(misnamed).stderr(gone);
+    story.run("buffer repair").exit(1).stdout("0 values lost").stdout("2024-01-03 failed: ").stdout("hint: ");
+    story.run("buffer verify").exit(1).stdout("2024-01-03").stdout("2024-01-05");
+    story.run("buffer repair --forget").exit(2);
+    for day in ["2024-01-03", "2024-01-05"] {
+        story.run(&format!("buffer repair --day {day} --forget")).exit(0).stdout("given up");
+    }
+    story.run("buffer verify").exit(0).stdout("0 findings");
+    story.run("buffer rotate").exit(0);
+}
+
+#[test]
+fn a_merge_that_fails_is_told_once_with_what_helps() {
+    let mut story = Story::with_small_fleet();
+    story.at("2024-01-08T02:00").run("buffer rotate").exit(0);
+    let path = story.path("data_buffer/metrics_2024-01-05.parquet");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[5] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let servers = story.run("buffer export --from 2024-01-04 --to 2024-01-04 --format csv").exit(0).stdout;
+    let late = servers.lines().take(2).collect::<Vec<_>>().join("\n").replace("2024-01-04", "2024-01-05");
+    story.run_with_input("buffer append - --plain", late.as_bytes()).exit(0);
+    let ran = story.run("buffer rotate").exit(1).stdout("hint: `tftctl buffer repair --day 2024-01-05`");
+    assert_eq!((ran.stdout + &ran.stderr).matches("not those that were sealed").count(), 1);
+    story.run("buffer status").exit(0).stdout("DAMAGED").stdout("buffer repair --day 2024-01-05");
+    story.run("buffer export").exit(1).stderr("buffer repair --day 2024-01-05");
 }

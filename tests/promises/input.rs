@@ -109,3 +109,22 @@ fn what_cannot_be_meant_is_refused_before_anything_happens() {
         .stderr("buffer itself");
     story.run("window build --days 0").exit(2);
 }
+
+#[test]
+fn a_source_without_a_good_row_is_told_by_the_exit_code_whatever_the_others_hold() {
+    let story = story();
+    story.write("good.ndjson", &record(1)).write("bad.ndjson", "no json\n");
+    story.run("buffer append bad.ndjson good.ndjson").exit(4).stdout("1 row taken").stderr("quarantine");
+    story.run("buffer export").exit(0).stdout("2024-01-01T10:00:01");
+    story.write("named.csv", "time,host,cpu_user_pct\n1704103200,s1,1\n");
+    story.run("buffer append named.csv").exit(1).stderr("[input] in the config maps them");
+}
+
+#[test]
+fn a_file_in_a_folder_that_is_not_there_is_refused() {
+    let story = story();
+    story.run_with_input("buffer append -", record(1).as_bytes()).exit(0);
+    story.run("buffer export --output some/missing/x.csv").exit(2).stderr("there is no folder some/missing");
+    story.run("predict --out some/missing/x.csv").exit(2).stderr("there is no folder some/missing");
+    assert!(!story.path("some").exists());
+}

@@ -67,7 +67,7 @@ pub struct ExportReport {
     pub n_days: u64,
     pub first: Option<NaiveDate>,
     pub last: Option<NaiveDate>,
-    /// What is left out.
+    /// What is damaged, misplaced or gone.
     pub troubles: Vec<Trouble>,
 }
 

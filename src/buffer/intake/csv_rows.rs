@@ -5,8 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 
+use crate::error::HintExt;
 use crate::schema::Metric;
 
 use super::names::{Field, Fields};
@@ -45,7 +46,10 @@ impl Header {
             .map(|idx| Ok(std::str::from_utf8(header.field(idx))?.trim().to_owned()))
             .collect::<Result<Vec<String>>>()?;
         for required in [&fields.input.timestamp, &fields.input.server_name] {
-            ensure!(names.contains(required), "the CSV header has no column `{required}`");
+            if !names.contains(required) {
+                return Err(anyhow!("the CSV header has no column `{required}`"))
+                    .hint(|| "where the columns have other names, [input] in the config maps them".into());
+            }
         }
         let mut seen = HashSet::new();
         for name in &names {

@@ -62,6 +62,8 @@ pub struct Derived {
     pub n_bad_rows: u64,
     /// Columns that are not metrics, with the reason.
     pub ignored: BTreeMap<String, String>,
+    /// Metrics that sound like percentages and go beyond 100, with their largest value: their range is left open.
+    pub over_100: BTreeMap<String, f32>,
 }
 
 /// Derives the schema, the clock and the targets of the data at `sample`.
@@ -93,6 +95,10 @@ fn sample_files(sample: &Path) -> Result<Vec<PathBuf>> {
     }
     let picks: BTreeSet<usize> = [0, files.len() / 2, files.len() - 1].into();
     Ok(picks.into_iter().map(|idx| files[idx].clone()).collect())
+}
+
+fn is_percent(name: &str) -> bool {
+    name.contains("pct") || name.contains("percent")
 }
 
 /// The values of one metric in the sample.
@@ -235,6 +241,7 @@ impl Sample {
         let step_secs = step_for(sample_secs);
         let n_rows_per_day = self.n_per_day.values().copied().max().unwrap_or(0);
         let (schema, ignored) = self.schema();
+        let over_100 = self.over_100();
         if schema.metrics.is_empty() {
             return Err(Refusal::usage("it has no numeric column with values"));
         }
@@ -255,6 +262,7 @@ impl Sample {
             n_rows_read: self.n_rows,
             n_bad_rows: self.n_bad,
             ignored: self.ignored,
+            over_100,
             schema,
         })
     }
@@ -268,14 +276,20 @@ impl Sample {
                 ignored.insert(name.clone(), "no values".to_owned());
                 continue;
             }
-            let is_percent = name.contains("pct") || name.contains("percent");
             metrics.push(Metric {
                 min: (column.min >= 0.0).then_some(0.0),
-                max: (is_percent && column.max <= 100.0).then_some(100.0),
+                max: (is_percent(name) && column.max <= 100.0).then_some(100.0),
                 ..Metric::new(name, unit_of(name))
             });
         }
         (Schema { metrics, profiles: Vec::new() }, ignored)
+    }
+
+    /// Percentages by their names, not by their values.
+    fn over_100(&self) -> BTreeMap<String, f32> {
+        let columns = self.names.iter().zip(&self.columns);
+        let over = columns.filter(|(name, column)| is_percent(name) && column.max > 100.0);
+        over.map(|(name, column)| (name.clone(), column.max)).collect()
     }
 
     /// The metrics that vary most within their servers, relative to their size.
@@ -445,6 +459,7 @@ mod tests {
         let metric = &derived.schema.metrics;
         assert_eq!((metric[0].min, metric[0].max, metric[1].min), (Some(0.0), Some(100.0), None));
         assert_eq!(derived.ignored["rack"], "not numeric");
+        assert!(derived.over_100.is_empty());
     }
 
     #[test]

@@ -89,11 +89,13 @@ pub fn run(args: &AppendArgs, site: &Site, context: &Context) -> anyhow::Result<
     let n_too_old: u64 = reports.iter().map(|report| report.n_too_old).sum();
     if n_rows == 0 && n_too_old > 0 {
         let days = site.config.data_retention_days;
-        let reason = format!("all {n_too_old} rows are older than data_retention_days = {days} keeps");
+        let rows = text::plural(n_too_old, "row");
+        let reason = format!("{rows} older than data_retention_days = {days} keeps, and no other");
         return Err(Refusal::NotEnoughData { reasons: vec![reason] })
             .hint(|| "raise data_retention_days, or give `--now`, a time at the end of the data".into());
     }
-    if n_bad > 0 && n_bad == n_rows {
+    // One source of which nothing is good is a mistake, however good the others are.
+    if reports.iter().any(|report| report.n_bad > 0 && report.n_bad == report.n_rows) {
         return Err(Refusal::BadRows { n_bad, n_rows }).hint(|| {
             let dir = site.quarantine_dir();
             format!("{} holds them with the reasons{}", dir.display(), remedy(&reports))

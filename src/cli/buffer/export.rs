@@ -7,8 +7,8 @@ use chrono::NaiveDate;
 use clap::{Args, ValueEnum};
 use flate2::write::GzEncoder;
 
-use crate::buffer::{Buffer, ExportFormat, ExportOptions, ExportReport};
-use crate::cli::context::Context;
+use crate::buffer::{Buffer, ExportFormat, ExportOptions, ExportReport, Trouble};
+use crate::cli::context::{Context, ensure_folder_of};
 use crate::cli::text;
 use crate::error::{Exit, HintExt, Refusal};
 use crate::fsx;
@@ -85,7 +85,8 @@ pub fn run(args: &ExportArgs, site: &Site, context: &Context) -> anyhow::Result<
             report
         }
     };
-    Ok(if report.troubles.is_empty() { Exit::Done } else { Exit::NotEnoughData })
+    let is_all = !report.troubles.iter().any(Trouble::hides_rows);
+    Ok(if is_all { Exit::Done } else { Exit::NotEnoughData })
 }
 
 /// - Errors: the days run backwards, or the file would lie among the site's own days, or in a folder that is not there.
@@ -101,10 +102,7 @@ fn ensure_possible(args: &ExportArgs, site: &Site) -> anyhow::Result<()> {
         return Err(Refusal::usage(problem)).hint(|| "name it .parquet".into());
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        let problem = format!("{}: there is no folder {}", path.display(), folder.display());
-        return Err(Refusal::usage(problem)).hint(|| "make it first, or name a file in one that is there".into());
-    }
+    ensure_folder_of(path)?;
     if let (Ok(folder), Ok(buffer)) = (folder.canonicalize(), site.buffer_dir().canonicalize())
         && folder.starts_with(&buffer)
     {

@@ -4,8 +4,8 @@ use chrono::NaiveDate;
 use clap::Args;
 use serde::Serialize;
 
-use crate::buffer::{Buffer, Mended, RepairOptions, RepairReport};
 use super::rotate::render_failure;
+use crate::buffer::{Buffer, Mended, RepairOptions, RepairReport};
 use crate::cli::context::Context;
 use crate::cli::text;
 use crate::error::Exit;

@@ -68,7 +68,9 @@ fn render(report: &RotateReport) -> String {
     match (lines.is_empty(), report.has_damage()) {
         (true, false) => "nothing to do".into(),
         // The warnings say what.
-        (true, true) => format!("nothing else to do; {} found", text::plural(report.troubles.len() as u64, "trouble")),
+        (true, true) => {
+            format!("nothing else to do; {} found", text::plural(report.troubles.len() as u64, "trouble"))
+        }
         (false, _) => lines.join("\n"),
     }
 }

@@ -65,10 +65,10 @@ fn render_imported(imported: &Imported) -> String {
     let record = &imported.record;
     let preprocessing = if imported.has_preprocessing { "with" } else { "without" };
     format!(
-        "{}: {} weights imported {preprocessing} preprocessing, {} epoch(s), trained until {}\n{}",
+        "{}: {} weights imported {preprocessing} preprocessing, {}, trained until {}\n{}",
         imported.model_id,
         text::count(record.n_weights),
-        record.total_epochs,
+        text::plural(record.total_epochs.into(), "epoch"),
         record.trained_until.format("%Y-%m-%dT%H:%MZ"),
         imported.model_dir.display(),
     )

@@ -75,7 +75,7 @@ impl Findings {
         let n_days = report.days.iter().filter(|day| day.n_raw_rows > 0).count();
         let n_needed = config.window.min_days as usize;
         if n_days < n_needed {
-            let message = format!("{n_days} days with data, window.min_days asks for {n_needed}");
+            let message = format!("days with data: {n_days}, window.min_days asks for {n_needed}");
             self.hard("min_days", (n_days as f64, n_needed as f64), message);
         }
     }

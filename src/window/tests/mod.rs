@@ -220,7 +220,7 @@ fn too_little_data_is_refused_with_every_reason_and_leaves_nothing() {
     assert_eq!(Exit::of(&error), Exit::NotEnoughData);
     let message = format!("{error:#}");
     assert!(message.contains("2880 raw rows, min_training_samples asks for 100000"), "{message}");
-    assert!(message.contains("1 days with data, window.min_days asks for 2"), "{message}");
+    assert!(message.contains("days with data: 1, window.min_days asks for 2"), "{message}");
     assert_eq!(bench.files(), [""; 0]);
 }
 
