@@ -219,7 +219,7 @@ mod tests {
             ("server_name,cpu", "no column `timestamp`"),
             ("timestamp,server_name,cpu,cpu", "twice"),
         ] {
-            let error = Header::parse(header.as_bytes(), &fields).err().unwrap().to_string();
+            let error = format!("{:#}", Header::parse(header.as_bytes(), &fields).err().unwrap());
             assert!(error.contains(expected), "{error}");
         }
     }

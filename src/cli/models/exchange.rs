@@ -68,7 +68,7 @@ fn render_imported(imported: &Imported) -> String {
         "{}: {} weights imported {preprocessing} preprocessing, {}, trained until {}\n{}",
         imported.model_id,
         text::count(record.n_weights),
-        text::plural(record.total_epochs.into(), "epoch"),
+        text::plural(record.total_epochs, "epoch"),
         record.trained_until.format("%Y-%m-%dT%H:%MZ"),
         imported.model_dir.display(),
     )
