@@ -403,7 +403,7 @@ fn a_file_that_reaches_back_too_far_is_taken_as_far_as_it_is_kept() {
     story
         .run("buffer import old.ndjson")
         .exit(4)
-        .stderr("all 1 rows are older")
+        .stderr("1 row older than data_retention_days")
         .stderr("raise data_retention_days");
     assert_eq!(story.names("data_buffer/quarantine"), Vec::<String>::new());
     story.run("buffer import").exit(2);
