@@ -449,7 +449,7 @@ mod tests {
             let time = calendar::to_utc(1_704_067_200_000 + 10_000 * i).to_rfc3339();
             text += &format!("{time},a,db,{},r1,{},7\n", 3 * i, -i);
         }
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, &text).unwrap();
         let derived = derive(&path, 30).unwrap();
         let names: Vec<&str> = derived.schema.metrics.iter().map(|metric| metric.name.as_str()).collect();
         assert_eq!(names, ["cpu_pct", "level", "constant"]);
@@ -460,6 +460,12 @@ mod tests {
         assert_eq!((metric[0].min, metric[0].max, metric[1].min), (Some(0.0), Some(100.0), None));
         assert_eq!(derived.ignored["rack"], "not numeric");
         assert!(derived.over_100.is_empty());
+        // Of a percentage that goes beyond 100 no range is guessed, and that is said.
+        std::fs::write(&path, text.replace("cpu_pct", "cpu_pct,disk_pct").replace(",r1,", ",250,r1,"))
+            .unwrap();
+        let derived = derive(&path, 30).unwrap();
+        let wide = derived.schema.metrics.iter().find(|metric| derived.over_100.contains_key(&metric.name));
+        assert_eq!((derived.over_100.len(), wide.unwrap().max), (1, None));
     }
 
     #[test]
