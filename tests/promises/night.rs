@@ -90,7 +90,10 @@ fn an_exam_hands_out_the_forecasts_it_scored() {
         story.run(command).exit(0);
     }
     let file = story.path("exam/forecasts.parquet");
-    let verdict = story.run(&format!("validate --json --forecasts {}", file.display())).json();
+    let validate = format!("validate --json --forecasts {}", file.display());
+    story.run(&validate).exit(2).stderr("exam");
+    std::fs::create_dir(story.path("exam")).unwrap();
+    let verdict = story.run(&validate).json();
     let scores = &verdict["scores"][0];
     let rows = ParquetReader::new(std::fs::File::open(file).unwrap()).finish().unwrap();
     let of = |name: &str| rows.column(name).unwrap().f32().unwrap().to_vec();
