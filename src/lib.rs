@@ -9,7 +9,7 @@
 //! | layer | modules | refuses to know |
 //! |---|---|---|
 //! | 0 ground | [`error`] [`platform`] [`fsx`] [`progress`] [`clock`] [`http`] [`secrets`] | forecasting |
-//! | 1 words | [`calendar`] [`schema`] [`config`] [`site`] [`stats`] [`model_manifest`] | polars, candle |
+//! | 1 words | [`calendar`] [`schema`] [`config`] [`site`] [`stats`] [`model_manifest`] [`precision`] | polars, candle |
 //! | 2 data | [`buffer`] [`window`] [`simulate`] | tensors |
 //! | 2 network | [`ops`] [`model`] | dataframes, dates, folders |
 //! | 3 bridge | [`dataset`] | training |
@@ -78,6 +78,7 @@ pub mod secrets;
 pub mod calendar;
 pub mod config;
 pub mod model_manifest;
+pub mod precision;
 pub mod schema;
 pub mod site;
 pub mod stats;

@@ -328,6 +328,7 @@ mod tests {
         refused("[training]\nlearning_rate = inf", &[], "training.learning_rate");
         refused("[training]\nema_decay = 1.0", &[], "training.ema_decay");
         refused("[training]\nema_decay = -0.1", &[], "training.ema_decay");
+        refused("[training]\nprecision = \"fp16\"", &[], "float32");
         refused("[notify]\ntimeout_secs = 9000000000", &[], "notify.timeout_secs");
         refused("[[metric]]\nname = \"records\"", &[], "`records` cannot be");
         refused("slack_webhook = \"https://hooks.example/secret\"", &[], "env:NAME");

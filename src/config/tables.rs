@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::nearest;
 use crate::error::Refusal;
+use crate::precision::Precision;
 use crate::schema::Schema;
 
 /// Limits that no honest setting comes near; beyond them lie slips of the keyboard, and overflows.
@@ -204,6 +205,8 @@ pub struct TrainingConfig {
     /// On a GPU, start a whole step as one recorded launch (a CUDA graph), where the window fits onto the device. The CPU
     /// knows nothing of it.
     pub cuda_graph: bool,
+    /// What the matrix products of a training multiply on a GPU. The CPU knows nothing of it.
+    pub precision: Precision,
     /// Seconds between two checkpoints inside an epoch; 0 writes one after every batch.
     pub checkpoint_secs: u64,
     pub seed: u64,
@@ -221,6 +224,7 @@ impl Default for TrainingConfig {
             memory_mb: 4096,
             ema_decay: 0.0,
             cuda_graph: false,
+            precision: Precision::Float32,
             checkpoint_secs: 300,
             seed: 42,
         }

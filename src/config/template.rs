@@ -106,7 +106,7 @@ sealing the largest open day takes, which is kept in any case.",
     ),
     (
         "training",
-        "samples_per_epoch = 0 takes every sample; sample_stride = N takes one cutoff of a server in N. A window of\nmore than memory_mb (MiB; 0: no limit) is built and trained on in parts. checkpoint_secs is the time between\ntwo checkpoints inside an epoch (0: one after every batch). ema_decay above 0, such as 0.999, serves a\nrunning mean of the weights. cuda_graph = true starts a training step on a GPU as one launch (never tried).",
+        "samples_per_epoch = 0 takes every sample; sample_stride = N takes one cutoff of a server in N. A window of\nmore than memory_mb (MiB; 0: no limit) is built and trained on in parts. checkpoint_secs is the time between\ntwo checkpoints inside an epoch (0: one after every batch). ema_decay above 0, such as 0.999, serves a\nrunning mean of the weights. cuda_graph = true starts a training step on a GPU as one launch (never tried).\nprecision = \"tf32\" or \"bf16\" rounds what matrix products of a training multiply on a GPU (never tried); on a CPU\nit changes nothing.",
     ),
     ("validation", "Thresholds of the exam that every new model sits."),
     ("notify", "Who hears of a night: `command` gets each message as JSON on standard input."),

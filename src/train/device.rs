@@ -9,6 +9,8 @@ use candle_core::utils::cuda_is_available;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{HintExt, Refusal};
+use crate::ops::cuda;
+use crate::precision::Precision;
 
 /// `--device auto|cpu|cuda[:N]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,23 @@ impl DeviceChoice {
             },
         }
     }
+
+    /// The device of a training that is to multiply in `precision`; the line says what becomes of that.
+    ///
+    /// - Errors: those of [`DeviceChoice::resolve`]; a program built for GPUs that have no such precision (a usage error).
+    pub fn resolve_for(self, precision: Precision) -> Result<(Device, String)> {
+        let (device, reason) = self.resolve()?;
+        let reason = match precision {
+            Precision::Float32 => reason,
+            _ if device.is_cpu() => format!("{reason} (training.precision = {precision} is for GPUs: float32)"),
+            _ => {
+                cuda::set_precision(&device, precision)
+                    .map_err(|error| Refusal::usage(format!("training.precision: {error}")))?;
+                format!("{reason}, products in {precision}")
+            }
+        };
+        Ok((device, reason))
+    }
 }
 
 /// Opens a CUDA device; the reason it cannot be had is one line.
@@ -114,6 +133,13 @@ mod tests {
     fn auto_always_finds_something_and_says_why() {
         let (_, reason) = DeviceChoice::Auto.resolve().unwrap();
         assert!(reason.starts_with("cpu: ") || reason.starts_with("cuda:0"), "{reason}");
+    }
+
+    #[test]
+    fn a_cpu_says_that_it_has_no_other_precision() {
+        let line = |precision| DeviceChoice::Cpu.resolve_for(precision).unwrap().1;
+        assert_eq!(line(Precision::Float32), "cpu: as asked");
+        assert_eq!(line(Precision::Bf16), "cpu: as asked (training.precision = bf16 is for GPUs: float32)");
     }
 
     #[test]

@@ -268,6 +268,9 @@ pub fn config_digest(config: &Config) -> String {
             text.extend(format!("{name} {value}").into_bytes());
         }
     }
+    if t.precision != defaults.precision {
+        text.extend(format!("precision {}", t.precision).into_bytes());
+    }
     fsx::sha256_bytes(&text)[..16].to_owned()
 }
 

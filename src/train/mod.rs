@@ -167,7 +167,7 @@ fn train_here(
     now: DateTime<Utc>,
     progress: &dyn Progress,
 ) -> Result<TrainOutcome> {
-    let (device, device_reason) = request.device.resolve()?;
+    let (device, device_reason) = request.device.resolve_for(site.config.training.precision)?;
     progress.note(&format!("training on {device_reason}"));
     let checkpoints_dir = site.checkpoints_dir();
     for dir in [archive::dir(&checkpoints_dir), checkpoints_dir.clone(), site.models_dir()] {

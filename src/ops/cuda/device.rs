@@ -4,10 +4,10 @@
 //! what an operation has allocated can be given back while its kernels are still to run.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::cuda_backend::CudaStorageSlice;
+use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::cuda_backend::cudarc::driver::result::memcpy_htod_async;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     CUdevice_attribute, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
@@ -20,10 +20,29 @@ use candle_core::{
 };
 
 use super::machine::{Arg, Grid, Machine, Memory};
+use crate::precision::Precision;
 
 /// The kernels, as the driver compiles them for the device at hand.
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
-const MODULE: &str = "tftctl";
+struct Kernels {
+    module: &'static str,
+    /// Empty where no GPU that the program was built for has the precision.
+    ptx: &'static str,
+}
+
+macro_rules! kernels {
+    ($precision:literal) => {
+        Kernels {
+            module: concat!("tftctl_", $precision),
+            ptx: include_str!(concat!(env!("OUT_DIR"), "/kernels_", $precision, ".ptx")),
+        }
+    };
+}
+
+/// In the order of [`Precision::ALL`].
+static KERNELS: [Kernels; 3] = [kernels!("float32"), kernels!("tf32"), kernels!("bf16")];
+
+/// What devices were told to multiply in.
+static PRECISIONS: LazyLock<RwLock<HashMap<DeviceId, Precision>>> = LazyLock::new(RwLock::default);
 
 /// Whether GPUs have fused forms in this program.
 pub const IS_ENABLED: bool = true;
@@ -38,6 +57,7 @@ type TableKey = (DeviceLocation, Vec<u32>);
 
 struct OnDevice {
     device: CudaDevice,
+    kernels: &'static Kernels,
     shared_bytes: usize,
     /// What the operation has allocated, by address.
     owned: HashMap<u64, CudaSlice<f32>>,
@@ -47,7 +67,8 @@ impl OnDevice {
     fn new(device: &CudaDevice) -> Result<Self> {
         let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared_bytes = device.cuda_stream().context().attribute(most).map_err(failed)? as usize;
-        Ok(OnDevice { device: device.clone(), shared_bytes, owned: HashMap::new() })
+        let kernels = &KERNELS[precision_of(device) as usize];
+        Ok(OnDevice { device: device.clone(), kernels, shared_bytes, owned: HashMap::new() })
     }
 
     fn own(&mut self, slice: CudaSlice<f32>, len: usize) -> Memory {
@@ -99,7 +120,7 @@ impl Machine for OnDevice {
     }
 
     fn launch(&mut self, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
-        let function = self.device.get_or_load_custom_func(kernel, MODULE, PTX)?;
+        let function = self.device.get_or_load_custom_func(kernel, self.kernels.module, self.kernels.ptx)?;
         let shared_bytes = 4 * grid.shared;
         if shared_bytes > SHARED_BYTES {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -195,6 +216,32 @@ pub fn words(storage: CudaStorage, shape: impl Into<Shape>) -> Result<Tensor> {
     // SAFETY: the same memory, whose owner has let it go; any bits are a u32.
     let slice = unsafe { device.cuda_stream().upgrade_device_ptr::<u32>(slice.leak(), len) };
     Ok(super::tensor(CudaStorage::wrap_cuda_slice(slice, device), shape))
+}
+
+/// From here on the matrix products of fused operations on `device`, and on its clones, multiply in `precision`. A device
+/// that is opened, be it another time, begins with float32.
+///
+/// - Errors: the CPU; a program that was built for GPUs without such a precision.
+pub fn set_precision(device: &Device, precision: Precision) -> Result<()> {
+    let Device::Cuda(device) = device else { bail!("{precision} is for GPUs") };
+    if KERNELS[precision as usize].ptx.is_empty() {
+        bail!("this program was built for GPUs that have no {precision} (CUDA_COMPUTE_CAP below 80)");
+    }
+    PRECISIONS.write().unwrap_or_else(PoisonError::into_inner).insert(device.id(), precision);
+    Ok(())
+}
+
+/// What matrix products of fused operations multiply in.
+pub fn precision(device: &Device) -> Precision {
+    match device {
+        Device::Cuda(device) => precision_of(device),
+        _ => Precision::Float32,
+    }
+}
+
+fn precision_of(device: &CudaDevice) -> Precision {
+    let precisions = PRECISIONS.read().unwrap_or_else(PoisonError::into_inner);
+    precisions.get(&device.id()).copied().unwrap_or_default()
 }
 
 /// Memory that a device has left, in bytes; `None` for the CPU.

@@ -3,6 +3,7 @@
 use candle_core::{CudaStorage, Device, Layout, Result, Shape, Tensor, bail};
 
 use super::machine::{Machine, Memory};
+use crate::precision::Precision;
 
 pub const IS_ENABLED: bool = false;
 
@@ -33,6 +34,14 @@ pub fn words(_storage: CudaStorage, _shape: impl Into<Shape>) -> Result<Tensor> 
 
 pub fn free_bytes(_device: &Device) -> Result<Option<usize>> {
     Ok(None)
+}
+
+pub fn set_precision(_device: &Device, _precision: Precision) -> Result<()> {
+    bail!("this program was built without the feature `cuda`")
+}
+
+pub fn precision(_device: &Device) -> Precision {
+    Precision::Float32
 }
 
 /// There is none.

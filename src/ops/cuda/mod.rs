@@ -1,4 +1,7 @@
-//! The fused operations on NVIDIA GPUs: float32, with the parameters, masks and results of their CPU twins.
+//! The fused operations on NVIDIA GPUs, with the parameters, masks and results of their CPU twins.
+//!
+//! All of it is float32, but that a device may be told ([`set_precision`]) to round what its matrix products multiply. The
+//! kernels are compiled once per precision, `kernels/product.cuh` is where they differ, and nothing above the device knows.
 //!
 //! `kernels/` holds the CUDA sources (`all.cu` is the one module that is compiled), [`machine`] what the rest asks of a
 //! GPU, and one file per operation how it is cut into launches. The operations themselves, and what is kept between
@@ -29,7 +32,8 @@ mod device;
 pub(crate) mod tests;
 
 pub use device::{
-    Graph, IS_ENABLED, address, forward, free_bytes, in_place, over, record, remembering, words, write,
+    Graph, IS_ENABLED, address, forward, free_bytes, in_place, over, precision, record, remembering,
+    set_precision, words, write,
 };
 
 use candle_core::op::BackpropOp;

@@ -1,5 +1,6 @@
 // Just enough of CUDA for the kernels of this folder's neighbour, in plain C++: every thread of a block is a fiber, a
-// barrier switches to the next fiber, blocks run one after another.
+// barrier switches to the next fiber, blocks run one after another. Of what lanes of a warp do together there is what
+// tensor_core.h has.
 //
 // Between two barriers fibers run in an order that the caller chooses. A kernel whose threads race gives different
 // results in different orders, which the tests look for.

@@ -25,9 +25,13 @@ namespace {
 // The sanitizer goes over a whole stack at every switch.
 constexpr size_t STACK = 16 * 1024;
 
+enum State { RUNS, WAITS_FOR_WARP, WAITS_FOR_BLOCK, DONE };
+
 struct Fiber {
     ucontext_t context;
-    bool done;
+    State state;
+    // What it leaves for its warp, in turns: who is behind a barrier may still read what was left before it.
+    unsigned turn;
 };
 
 struct Launch {
@@ -37,42 +41,71 @@ struct Launch {
 
 std::vector<Fiber> fibers;
 std::vector<char> stacks;
+constexpr int MOST_LEFT = 6;
+std::vector<unsigned> left[2];
 ucontext_t scheduler;
 unsigned current;
 Launch launch;
 
 void run_fiber() {
     launch.call(launch.args);
-    fibers[current].done = true;
+    fibers[current].state = DONE;
     swapcontext(&fibers[current].context, &scheduler);
+}
+
+// Until the scheduler lets it go on.
+void wait(State state) {
+    Fiber& fiber = fibers[current];
+    fiber.state = state;
+    swapcontext(&fiber.context, &scheduler);
+}
+
+// Whether all threads from `first` on, up to `last`, are in that state.
+bool are_all(unsigned first, unsigned last, State state) {
+    for (unsigned i = first; i < last; i++)
+        if (fibers[i].state != state) return false;
+    return true;
+}
+
+// Lets those go on that have waited for the last of them; false if there are none.
+bool release(unsigned threads) {
+    bool any = false;
+    for (unsigned first = 0; first < threads; first += 32) {
+        unsigned last = first + 32 < threads ? first + 32 : threads;
+        if (!are_all(first, last, WAITS_FOR_WARP)) continue;
+        any = true;
+        for (unsigned i = first; i < last; i++) fibers[i].state = RUNS;
+    }
+    if (any || !are_all(0, threads, WAITS_FOR_BLOCK)) return any;
+    for (Fiber& fiber : fibers) fiber.state = RUNS;
+    return true;
 }
 
 // One block; order 0 runs its threads upwards between barriers, 1 downwards.
 void run_block(unsigned threads, uint64_t order) {
     fibers.resize(threads);
     stacks.resize(threads * STACK);
+    for (auto& turn : left) turn.resize((threads + 31) / 32 * 32 * MOST_LEFT);
     for (unsigned i = 0; i < threads; i++) {
         getcontext(&fibers[i].context);
         fibers[i].context.uc_stack.ss_sp = stacks.data() + i * STACK;
         fibers[i].context.uc_stack.ss_size = STACK;
         fibers[i].context.uc_link = nullptr;
-        fibers[i].done = false;
+        fibers[i].state = RUNS;
+        fibers[i].turn = 0;
         makecontext(&fibers[i].context, run_fiber, 0);
     }
-    for (;;) {
-        unsigned n_done = 0;
+    do {
         for (unsigned i = 0; i < threads; i++) {
             current = order == 0 ? i : threads - 1 - i;
+            if (fibers[current].state != RUNS) continue;
             threadIdx = {current, 0};
             swapcontext(&scheduler, &fibers[current].context);
-            n_done += fibers[current].done;
         }
-        if (n_done == threads) return;
-        if (n_done > 0) {
-            fprintf(stderr, "emulation: %u of %u threads missed a barrier\n", n_done, threads);
-            abort();
-        }
-    }
+    } while (release(threads));
+    if (are_all(0, threads, DONE)) return;
+    fprintf(stderr, "emulation: some of %u threads missed a barrier, or an instruction of their warp\n", threads);
+    abort();
 }
 
 template <class T>
@@ -150,7 +183,14 @@ bool run_launch() {
 
 }  // namespace
 
-void __syncthreads() { swapcontext(&fibers[current].context, &scheduler); }
+void __syncthreads() { wait(WAITS_FOR_BLOCK); }
+
+const unsigned* exchange(const unsigned* own, int n) {
+    std::vector<unsigned>& all = left[fibers[current].turn++ % 2];
+    memcpy(&all[n * current], own, n * sizeof *own);
+    wait(WAITS_FOR_WARP);
+    return &all[n * (current / 32 * 32)];
+}
 
 int main() {
     for (;;) {

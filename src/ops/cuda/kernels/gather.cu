@@ -24,6 +24,28 @@ struct Sample {
     __device__ unsigned server() const { return row / 2; }
 };
 
+// A number that a thread makes: a column of a step of a sample, whose steps are those of the past, then those ahead.
+struct Place {
+    unsigned number, i, column;
+    bool is_past;
+    Sample sample;
+    unsigned step;  // of the window
+
+    __device__ Place(const Window& window, const unsigned* samples, unsigned at, unsigned width)
+        : number(at / (window.length() * width)), i(at / width % window.length()), column(at % width),
+          is_past(i < window.history), sample(((const Sample*)samples)[number]),
+          step(sample.cutoff - window.history + i) {}
+
+    // Into history [samples, history, width] or future [samples, horizon, width].
+    template <class T>
+    __device__ void store(const Window& window, unsigned width, T value, T* history, T* future) const {
+        if (is_past)
+            history[((size_t)number * window.history + i) * width + column] = value;
+        else
+            future[((size_t)number * window.horizon + i - window.history) * width + column] = value;
+    }
+};
+
 __device__ __forceinline__ bool is_finite(float x) { return fabsf(x) <= LARGEST; }
 
 // `stats`: centres, then scales of all metrics.
@@ -54,10 +76,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) gather_reals(
     const Window& window = *(const Window*)table;
     unsigned at = blockIdx.x * THREADS + threadIdx.x, n_reals = window.n_reals;
     if (at >= window.n_samples * window.length() * n_reals) return;
-    unsigned number = at / (window.length() * n_reals), i = at / n_reals % window.length(), column = at % n_reals;
-    Sample sample = ((const Sample*)samples)[number];
-    unsigned step = sample.cutoff - window.history + i;
-    bool is_past = i < window.history;
+    Place place(window, samples, at, n_reals);
+    const Sample& sample = place.sample;
+    unsigned column = place.column, step = place.step;
     const float* own = stats + (size_t)sample.row * 2 * window.n_metrics;
     float value = 0.0f;
     if (column < window.n_static) {
@@ -67,17 +88,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) gather_reals(
         value = calendar[(size_t)step * n_calendar + column - window.calendar];
     } else if (column == window.relative) {
         value = ((float)step - (float)sample.cutoff) / (float)window.history;
-    } else if (is_past && column < window.missing) {
+    } else if (place.is_past && column < window.missing) {
         value = filled(window, values, own, sample.server(), step, column - window.metrics);
-    } else if (is_past) {
+    } else if (place.is_past) {
         float part = 1.0f / (float)window.n_metrics;
         for (unsigned metric = 0; metric < window.n_metrics; metric++)
             value += is_finite(observed(window, values, sample.server(), step, metric)) ? 0.0f : part;
     }
-    if (is_past)
-        history[((size_t)number * window.history + i) * n_reals + column] = value;
-    else
-        future[((size_t)number * window.horizon + i - window.history) * n_reals + column] = value;
+    place.store(window, n_reals, value, history, future);
 }
 
 // The codes of history and future: server and profile at every step, and where there is a third the status of the past.
@@ -87,18 +105,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) gather_codes(
     const Window& window = *(const Window*)table;
     unsigned at = blockIdx.x * THREADS + threadIdx.x, n_codes = window.n_codes;
     if (at >= window.n_samples * window.length() * n_codes) return;
-    unsigned number = at / (window.length() * n_codes), i = at / n_codes % window.length(), column = at % n_codes;
-    Sample sample = ((const Sample*)samples)[number];
-    bool is_past = i < window.history;
-    unsigned step = sample.cutoff - window.history + i, code = 0;
-    if (column < 2)
-        code = codes[2 * sample.row + column];
-    else if (is_past)
-        code = statuses[(size_t)sample.server() * window.n_steps + step];
-    if (is_past)
-        history[((size_t)number * window.history + i) * n_codes + column] = code;
-    else
-        future[((size_t)number * window.horizon + i - window.history) * n_codes + column] = code;
+    Place place(window, samples, at, n_codes);
+    unsigned code = 0;
+    if (place.column < 2)
+        code = codes[2 * place.sample.row + place.column];
+    else if (place.is_past)
+        code = statuses[(size_t)place.sample.server() * window.n_steps + place.step];
+    place.store(window, n_codes, code, history, future);
 }
 
 // Per target the truths [targets, samples, horizon] and their weights (0 where nothing was observed), and the scale that

@@ -1,7 +1,7 @@
 // What kernels are written in. With nvcc that is CUDA; with another C++ compiler the emulation that the tests run.
 //
-// Kernels use blocks, threads and barriers, and nothing of warps: no shuffles, no votes, no atomics. So a sum has one
-// order on every machine, and the emulation leaves nothing out.
+// Kernels use blocks, threads and barriers, no atomics, and of warps nothing but the products of tensor_core.cuh: no shuffles,
+// no votes. So a sum has one order on every machine, and the emulation leaves nothing out.
 #pragma once
 
 #include <stdint.h>

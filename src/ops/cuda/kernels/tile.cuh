@@ -1,25 +1,12 @@
 // A block's work on a tile of 32 rows, as src/ops/simd does it on the CPU.
 //
-// A tile of n features lies feature by feature: row r of feature i at [i * STRIDE + r]. A lane is a row: the 32 threads
-// of a warp read 32 neighbours, and weights are the same for all of them. The odd stride lets neighbouring threads read
-// neighbouring features as well without waiting for each other.
-//
 // All threads of the block call these functions together. Each function ends with a barrier: what it wrote, the next one
 // may read.
 #pragma once
 
-#include "platform.cuh"
+#include "product.cuh"
 
-constexpr int ROWS = 32;
-constexpr int STRIDE = ROWS + 1;
-constexpr int WARPS = 8;
-constexpr int THREADS = 32 * WARPS;
-// Features of the output that a warp works on at a time.
-constexpr int GROUP = 4;
 constexpr float EPSILON = 1e-5f;
-
-__device__ __forceinline__ int lane() { return threadIdx.x % 32; }
-__device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
@@ -101,115 +88,7 @@ COLLECTIVE void clear(float* values, int n) {
     __syncthreads();
 }
 
-// ---- matrix products
-
-// What a product is added to: a bias per feature, what is there, or (neither) zero.
-struct Init {
-    const float* bias;
-    bool is_output;
-};
-__device__ __forceinline__ Init from_bias(const float* bias) { return {bias, false}; }
-__device__ __forceinline__ Init from_zero() { return {nullptr, false}; }
-__device__ __forceinline__ Init from_output() { return {nullptr, true}; }
-
-__device__ __forceinline__ bool is_aligned(const float* weights, int stride) {
-    return (uintptr_t)weights % 16 == 0 && stride % 4 == 0;
-}
-
-__device__ __forceinline__ float start_of(const Init& init, int j, const float* y) {
-    if (init.is_output) return y[j * STRIDE + lane()];
-    return init.bias ? init.bias[j] : 0.0f;
-}
-
-// y[j] = init + sum over k of weights[j * stride + k] * x[k]: rows of weights are features of the output.
-COLLECTIVE void product(
-    const float* weights, int stride, int n_out, int n_in, const float* x, Init init, float* y) {
-    bool aligned = is_aligned(weights, stride);
-    for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
-        const float* rows[GROUP];
-        float sums[GROUP];
-#pragma unroll
-        for (int i = 0; i < GROUP; i++) {
-            int j = min(first + i, n_out - 1);
-            rows[i] = weights + (size_t)j * stride;
-            sums[i] = start_of(init, j, y);
-        }
-        int k = 0;
-        for (; aligned && k + 4 <= n_in; k += 4) {
-            const float* at = x + k * STRIDE + lane();
-            float x0 = at[0], x1 = at[STRIDE], x2 = at[2 * STRIDE], x3 = at[3 * STRIDE];
-#pragma unroll
-            for (int i = 0; i < GROUP; i++) {
-                float4 w = *(const float4*)(rows[i] + k);
-                sums[i] = fmaf(w.w, x3, fmaf(w.z, x2, fmaf(w.y, x1, fmaf(w.x, x0, sums[i]))));
-            }
-        }
-        for (; k < n_in; k++) {
-            float value = x[k * STRIDE + lane()];
-#pragma unroll
-            for (int i = 0; i < GROUP; i++) sums[i] = fmaf(rows[i][k], value, sums[i]);
-        }
-#pragma unroll
-        for (int i = 0; i < GROUP; i++)
-            if (first + i < n_out) y[(first + i) * STRIDE + lane()] = sums[i];
-    }
-    __syncthreads();
-}
-
-// y[k] = init + sum over j of weights[j * stride + k] * x[j]: the way back through the same weights.
-COLLECTIVE void product_back(
-    const float* weights, int stride, int n_out, int n_in, const float* x, Init init, float* y) {
-    bool aligned = is_aligned(weights, stride);
-    for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
-        float sums[GROUP];
-#pragma unroll
-        for (int i = 0; i < GROUP; i++) sums[i] = start_of(init, min(first + i, n_out - 1), y);
-        if (aligned && first + GROUP <= n_out) {
-            for (int j = 0; j < n_in; j++) {
-                float value = x[j * STRIDE + lane()];
-                float4 w = *(const float4*)(weights + (size_t)j * stride + first);
-                sums[0] = fmaf(w.x, value, sums[0]);
-                sums[1] = fmaf(w.y, value, sums[1]);
-                sums[2] = fmaf(w.z, value, sums[2]);
-                sums[3] = fmaf(w.w, value, sums[3]);
-            }
-        } else {
-            for (int j = 0; j < n_in; j++) {
-                float value = x[j * STRIDE + lane()];
-#pragma unroll
-                for (int i = 0; i < GROUP; i++)
-                    sums[i] = fmaf(weights[(size_t)j * stride + min(first + i, n_out - 1)], value, sums[i]);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < GROUP; i++)
-            if (first + i < n_out) y[(first + i) * STRIDE + lane()] = sums[i];
-    }
-    __syncthreads();
-}
-
 // ---- sums over the rows of a tile, for gradients of weights; each number belongs to one thread, whatever the tile
-
-// grads[j * stride + k] += sum over the rows of d[j] * x[k].
-COLLECTIVE void outer(const float* d, int n_out, const float* x, int n_in, float* grads, int stride) {
-    for (int first = GROUP * warp(); first < n_out; first += GROUP * WARPS) {
-        const float* own[GROUP];
-#pragma unroll
-        for (int i = 0; i < GROUP; i++) own[i] = d + min(first + i, n_out - 1) * STRIDE;
-        for (int k = lane(); k < n_in; k += 32) {
-            float sums[GROUP] = {0.0f, 0.0f, 0.0f, 0.0f};
-            for (int row = 0; row < ROWS; row++) {
-                float value = x[k * STRIDE + row];
-#pragma unroll
-                for (int i = 0; i < GROUP; i++) sums[i] = fmaf(own[i][row], value, sums[i]);
-            }
-#pragma unroll
-            for (int i = 0; i < GROUP; i++)
-                if (first + i < n_out) grads[(size_t)(first + i) * stride + k] += sums[i];
-        }
-    }
-    __syncthreads();
-}
 
 // sums[i] += sum over the rows of a[i] * b[i * b_stride]; a null `b` counts as ones. With a `b_stride` of 0 all features
 // are multiplied by the same one.
