@@ -80,7 +80,9 @@ impl DeviceChoice {
         let (device, reason) = self.resolve()?;
         let reason = match precision {
             Precision::Float32 => reason,
-            _ if device.is_cpu() => format!("{reason} (training.precision = {precision} is for GPUs: float32)"),
+            _ if device.is_cpu() => {
+                format!("{reason} (training.precision = {precision} is for GPUs: float32)")
+            }
             _ => {
                 cuda::set_precision(&device, precision)
                     .map_err(|error| Refusal::usage(format!("training.precision: {error}")))?;

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::cuda_backend::cudarc::driver::result::memcpy_htod_async;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     CUdevice_attribute, CUfunction_attribute, CUgraphInstantiate_flags, CUstreamCaptureMode,
@@ -15,6 +14,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::{
 use candle_core::cuda_backend::cudarc::driver::{
     CudaGraph, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg,
 };
+use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
 use candle_core::{
     CudaDevice, CudaStorage, DType, Device, DeviceLocation, Layout, Result, Shape, Storage, Tensor, bail,
 };

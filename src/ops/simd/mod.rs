@@ -13,6 +13,8 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+pub(crate) mod coarse;
 mod lanes;
 mod lstm;
 mod mask;

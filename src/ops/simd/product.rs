@@ -1,5 +1,7 @@
 //! Matrix products of tiles: the three that a linear layer needs.
 
+#[cfg(test)]
+use super::coarse::operand;
 use super::lanes::{LANES, Lanes};
 use super::tile::ROWS;
 
@@ -33,6 +35,13 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// What is multiplied: the values themselves. Tests can have them rounded.
+#[cfg(not(test))]
+#[inline(always)]
+fn operand(values: &[f32], _sizes: (usize, usize)) -> &[f32] {
+    values
+}
+
 /// `y = W x` plus the start, tile by tile: `x` has `n_in` features, `y` gets `n_out`.
 #[inline(always)]
 pub(super) unsafe fn product<L: Lanes>(
@@ -50,6 +59,8 @@ pub(super) unsafe fn product<L: Lanes>(
     if let Init::Bias(bias) = init {
         assert!(bias.len() >= n_out);
     }
+    let (values, x) = (operand(weights.values, (n_out, n_in)), operand(x, (n_out, n_in)));
+    let (weights, x) = (Matrix { values: &values, ..weights }, &*x);
     // SAFETY: all indices lie below `n_out` and `n_in`, which the assertions hold within the slices.
     unsafe {
         let mut out = 0;
@@ -124,6 +135,8 @@ pub(super) unsafe fn outer<L: Lanes>(
 ) {
     assert!(dy.len() >= n_out * ROWS && dw.len() >= n_out * n_in);
     assert!(x_stride >= n_in && x.len() >= (ROWS - 1) * x_stride + n_in);
+    let (dy, x) = (operand(dy, (n_out, n_in)), operand(x, (n_out, n_in)));
+    let (dy, x) = (&*dy, &*x);
     // SAFETY: `out < n_out`, `from + n <= n_in` and rows below `ROWS` stay inside by the assertions.
     unsafe {
         let mut out = 0;

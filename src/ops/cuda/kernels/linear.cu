@@ -4,7 +4,7 @@
 // steps of each sample; what stands at later steps of its n_steps is not looked at.
 #include "tile.cuh"
 
-// Outputs that are worked on at a time.
+// Outputs that are worked on at a time. A last few, fewer than go to the tensor cores, are multiplied as they are.
 constexpr int CHUNK = 64;
 
 __device__ __forceinline__ bool is_live(const unsigned* lengths, int n_steps, int row) {

@@ -32,19 +32,22 @@ fn grn_case(outer: &[usize], [n_in, hidden, n_out]: [usize; 3], has_context: boo
             let weights = GrnWeights::new(values.as_tensor().clone(), sizes).unwrap();
             grn_fused(&inputs[0], inputs.get(1).map(|context| context.as_tensor()), &weights, mask).unwrap()
         };
-        let expected = value_and_gradients(&all, &form);
         let n_samples = has_context.then_some(outer[0]);
         let grn = Grn { n_rows, n_samples, n_in, hidden, n_out, mask };
-        assert_twins(&expected, 2e-5, |bench| {
-            let x = bench.put(&all[0]);
-            let context = has_context.then(|| bench.put(&all[1]));
-            let values = bench.put(&all[all.len() - 1]);
-            let dy = bench.put(&noise("direction", &[outer, &[n_out]].concat()));
-            let y = grn.forward(&mut bench.machine, x, context, values)?;
-            let grads = grn.backward(&mut bench.machine, x, context, values, dy)?;
-            let all = [Some(y), Some(grads.d_x), grads.d_context, Some(grads.d_values)];
-            Ok(all.into_iter().flatten().map(|memory| bench.get(memory)).collect())
-        });
+        assert_rounded_twins(
+            || value_and_gradients(&all, &form),
+            2e-5,
+            |bench| {
+                let x = bench.put(&all[0]);
+                let context = has_context.then(|| bench.put(&all[1]));
+                let values = bench.put(&all[all.len() - 1]);
+                let dy = bench.put(&noise("direction", &[outer, &[n_out]].concat()));
+                let y = grn.forward(&mut bench.machine, x, context, values)?;
+                let grads = grn.backward(&mut bench.machine, x, context, values, dy)?;
+                let all = [Some(y), Some(grads.d_x), grads.d_context, Some(grads.d_values)];
+                Ok(all.into_iter().flatten().map(|memory| bench.get(memory)).collect())
+            },
+        );
     }
 }
 
@@ -88,16 +91,19 @@ fn gate_case(n_rows: usize, n_in: usize, n_out: usize) {
             let weights = GateWeights::new(v[2].as_tensor().clone(), GateSizes { n_in, n_out }).unwrap();
             gate_add_norm_fused(&v[0], &v[1], &weights, mask).unwrap()
         };
-        let expected = value_and_gradients(&all, &form);
         let gate = Gate { n_rows, n_in, n_out, mask };
-        assert_twins(&expected, 2e-5, |bench| {
-            let [x, skip] = [0, 1].map(|i| bench.put(&all[i]));
-            let values = bench.put(&all[2]);
-            let dy = bench.put(&noise("direction", &[n_rows, n_out]));
-            let y = gate.forward(&mut bench.machine, x, skip, values)?;
-            let grads = gate.backward(&mut bench.machine, [x, skip, values], dy)?;
-            Ok([y, grads.d_x, grads.d_skip, grads.d_values].map(|memory| bench.get(memory)).to_vec())
-        });
+        assert_rounded_twins(
+            || value_and_gradients(&all, &form),
+            2e-5,
+            |bench| {
+                let [x, skip] = [0, 1].map(|i| bench.put(&all[i]));
+                let values = bench.put(&all[2]);
+                let dy = bench.put(&noise("direction", &[n_rows, n_out]));
+                let y = gate.forward(&mut bench.machine, x, skip, values)?;
+                let grads = gate.backward(&mut bench.machine, [x, skip, values], dy)?;
+                Ok([y, grads.d_x, grads.d_skip, grads.d_values].map(|memory| bench.get(memory)).to_vec())
+            },
+        );
     }
 }
 

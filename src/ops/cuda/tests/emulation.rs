@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use candle_core::{Result, bail};
 
 use crate::ops::cuda::machine::{Arg, Grid, Machine, Memory};
+use crate::precision::Precision;
 
 /// The order in which a block's threads run between barriers; results must not depend on it.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +31,13 @@ pub struct Emulation {
 impl Emulation {
     /// `None`, with a printed line, where there is no C++ compiler.
     pub fn start(order: Order, shared_bytes: usize) -> Option<Emulation> {
-        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-        let program = PROGRAM.get_or_init(build).as_ref()?;
+        Self::start_in(Precision::Float32, order, shared_bytes)
+    }
+
+    /// With the kernels of a precision.
+    pub fn start_in(precision: Precision, order: Order, shared_bytes: usize) -> Option<Emulation> {
+        static PROGRAMS: [OnceLock<Option<PathBuf>>; 3] = [const { OnceLock::new() }; 3];
+        let program = PROGRAMS[precision as usize].get_or_init(|| build(precision)).as_ref()?;
         let mut command = Command::new(program);
         // What is allocated lives as long as the process; that is no leak.
         command.env("ASAN_OPTIONS", "detect_leaks=0");
@@ -125,8 +131,9 @@ impl Drop for Emulation {
     }
 }
 
-/// The compiled kernels, beside this test's own program; a name per state of the sources, so that they are built once.
-fn build() -> Option<PathBuf> {
+/// The compiled kernels of a precision, beside this test's own program; a name per state of the sources, so that they are
+/// built once.
+fn build(precision: Precision) -> Option<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/cuda");
     let mut files: Vec<PathBuf> = ["kernels", "emulation"]
         .iter()
@@ -136,15 +143,16 @@ fn build() -> Option<PathBuf> {
     let mut hasher = DefaultHasher::new();
     files.iter().for_each(|file| fs::read(file).unwrap().hash(&mut hasher));
     let folder = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
-    let program = folder.join(format!("cuda-emulation-{:016x}", hasher.finish()));
+    let program = folder.join(format!("cuda-emulation-{precision}-{:016x}", hasher.finish()));
     if program.exists() {
         return Some(program);
     }
-    let own = folder.join(format!("cuda-emulation-{}", std::process::id()));
+    let own = folder.join(format!("cuda-emulation-{precision}-{}", std::process::id()));
     let main = sources.join("emulation/main.cpp");
     // With the sanitizers where the compiler has them.
     let sanitizers = ["-fsanitize=address,alignment", "-fno-sanitize-recover=alignment"];
-    if !compile(&main, &own, &sanitizers)? && !compile(&main, &own, &[])? {
+    let chosen = format!("-DPRECISION={}", precision as usize);
+    if !compile(&main, &own, &[&sanitizers[..], &[&chosen]].concat())? && !compile(&main, &own, &[&chosen])? {
         let has_fibers = compile(&sources.join("emulation/fibers.cpp"), &own, &[])?;
         assert!(!has_fibers, "the kernels do not compile as C++");
         println!("skipped: the CUDA kernels are not emulated, this system has no ucontext");
