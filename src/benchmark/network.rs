@@ -12,6 +12,7 @@ use crate::error::Refusal;
 use crate::model::layout::Layout;
 use crate::model::work::{Product, products};
 use crate::model::{Mode, Params, Tft, TftConfig};
+use crate::ops::cuda;
 use crate::ops::random::Key;
 use crate::ops::simd::Simd;
 use crate::schema::Metric;
@@ -276,7 +277,9 @@ fn made_up(config: &Config) -> Result<(Grid, Split)> {
 fn device_name(device: &Device) -> String {
     match device.location() {
         candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Cuda { gpu_id } => {
+            format!("cuda:{gpu_id}, products in {}", cuda::precision(device))
+        }
         candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }

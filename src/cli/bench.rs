@@ -12,6 +12,7 @@ use super::text;
 use crate::benchmark::{self, AppendBench, DataSizes, Effort, NetworkBench, NetworkSizes, WindowBench};
 use crate::config::Config;
 use crate::error::Exit;
+use crate::precision::Precision;
 
 #[derive(Args)]
 pub struct BenchArgs {
@@ -88,10 +89,12 @@ struct DataArgs {
 pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<Exit> {
     match args.command {
         BenchCommand::Train(args) => {
-            context.output.result(&network(&args, context, benchmark::train)?, render_network)?
+            let precision = context.config()?.training.precision;
+            context.output.result(&network(&args, context, precision, benchmark::train)?, render_network)?
         }
         BenchCommand::Predict(args) => {
-            context.output.result(&network(&args, context, benchmark::predict)?, render_network)?
+            let precision = Precision::Float32;
+            context.output.result(&network(&args, context, precision, benchmark::predict)?, render_network)?
         }
         BenchCommand::Append(args) => {
             let folder = args.folder(context)?;
@@ -111,7 +114,12 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<Exit> {
 
 type Bench = fn(&Config, &NetworkSizes, &candle_core::Device, Effort) -> anyhow::Result<NetworkBench>;
 
-fn network(args: &NetworkArgs, context: &Context, bench: Bench) -> anyhow::Result<NetworkBench> {
+fn network(
+    args: &NetworkArgs,
+    context: &Context,
+    precision: Precision,
+    bench: Bench,
+) -> anyhow::Result<NetworkBench> {
     let config = context.config()?;
     let sizes = NetworkSizes {
         encoder_length: args.encoder_length,
@@ -125,7 +133,7 @@ fn network(args: &NetworkArgs, context: &Context, bench: Bench) -> anyhow::Resul
         dropout: args.dropout,
     };
     let effort = Effort { time: args.time, ..Effort::default() };
-    let device = args.device.resolve(context)?;
+    let device = args.device.resolve_for(context, precision)?;
     context.progress().stage("measure");
     bench(&config, &sizes, &device, effort)
 }
