@@ -1,5 +1,8 @@
 //! Matrix products of tiles: the three that a linear layer needs.
 
+#[cfg(not(test))]
+use std::borrow::Cow;
+
 #[cfg(test)]
 use super::coarse::operand;
 use super::lanes::{LANES, Lanes};
@@ -38,8 +41,8 @@ impl<'a> Matrix<'a> {
 /// What is multiplied: the values themselves. Tests can have them rounded.
 #[cfg(not(test))]
 #[inline(always)]
-fn operand(values: &[f32], _sizes: (usize, usize)) -> &[f32] {
-    values
+fn operand(values: &[f32], _sizes: (usize, usize)) -> Cow<'_, [f32]> {
+    Cow::Borrowed(values)
 }
 
 /// `y = W x` plus the start, tile by tile: `x` has `n_in` features, `y` gets `n_out`.
