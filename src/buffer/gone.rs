@@ -38,7 +38,7 @@ struct Note {
 #[derive(Clone, Debug)]
 pub(super) struct Gone {
     pub trouble: Trouble,
-    /// Whether it is written down, so that nothing else has to remember it.
+    /// Whether it is written down and its aggregates are set aside, so that nothing else has to remember it.
     pub is_noted: bool,
 }
 
@@ -62,7 +62,7 @@ impl Buffer {
             match note {
                 Some(note) if note.given_up_at.is_some() => drop(given_up.insert(date)),
                 Some(note) if covers(date) && !self.are_back(date, note.n_rows_lost) => {
-                    add(date, note.problem, note.n_rows_lost, true);
+                    add(date, note.problem, note.n_rows_lost, !self.has_forsaken_steps(date)?);
                 }
                 _ => {}
             }
@@ -85,6 +85,13 @@ impl Buffer {
             }
         }
         Ok(gone.into_values().collect())
+    }
+
+    /// Whether the aggregates of `date` lie where they were, and its day file does not: whoever wrote the day down was killed
+    /// before it had set them aside.
+    fn has_forsaken_steps(&self, date: NaiveDate) -> Result<bool> {
+        let has_steps = fsx::exists(&cache::path(&self.steps_dir, date))?;
+        Ok(has_steps && !fsx::exists(&day_file::path(&self.dir, date))?)
     }
 
     /// Rows that the file of `date` had when the day was aggregated; `None` where nothing remembers it.

@@ -2,7 +2,7 @@
 //! unreadable, and the next run of the same command succeeds.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use anyhow::{Result, ensure};
@@ -271,6 +271,35 @@ fn retention_deletes_a_day_whole_and_no_other() {
         ensure!(found.is_subset(&rows_in(&days)), "made up {found:?}");
         ensure!(found.is_superset(&rows_in(&days[2..])), "a young day is gone: {found:?}");
         ensure!(n_promised == 0 || found == rows_in(&days[2..]), "an old day is left: {found:?}");
+        Ok(())
+    };
+    Trial { prepare: &prepare, run: &run, check: &check, recover: &nothing }.pass();
+}
+
+#[test]
+fn a_day_that_is_gone_is_told_until_it_is_written_down_and_after() {
+    let days = ["2024-03-01", "2024-03-02"].map(|day| line(&format!("{day}T10:00:00Z"), "a", 1));
+    let gone = date("2024-03-01");
+    let prepare = |root: &Path| {
+        append(root, &days.concat());
+        rotate(root, NEXT_DAY).unwrap();
+        std::fs::remove_file(day_file::path(&buffer(root).dir, gone)).unwrap();
+    };
+    let run = |root: &Path, promise: &dyn Fn()| {
+        rotate(root, NEXT_DAY)?;
+        promise();
+        Ok(())
+    };
+    let check = |root: &Path, n_promised: usize| {
+        ensure!(rows(root)? == rows_in(&days[1..]), "other rows are left: {:?}", rows(root)?);
+        let found = buffer(root).gone_days(&|_| true, &BTreeMap::new())?;
+        let told: Vec<_> = found.iter().map(|day| (day.trouble.date, day.trouble.n_rows_lost)).collect();
+        ensure!(told == [(gone, Some(1))], "told of {told:?}");
+        // Its removal from `steps/` may come undone: then the next rotation sets it aside again.
+        let note = buffer(root).removed_dir.join(gone.to_string()).join("lost.reason.json");
+        ensure!(n_promised == 0 || note.is_file(), "it is not written down");
+        let is_aggregate = |path: &Path| path.to_string_lossy().contains(&format!("steps_{gone}"));
+        ensure!(snapshot(root).keys().any(|path| is_aggregate(path)), "its aggregates are not kept");
         Ok(())
     };
     Trial { prepare: &prepare, run: &run, check: &check, recover: &nothing }.pass();
