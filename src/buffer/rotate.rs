@@ -54,6 +54,12 @@ impl DayFailure {
         let (error, hint) = message_and_hint(error);
         Self { date, error, hint }
     }
+
+    /// Everything in one line, for a night's log and messages.
+    pub fn line(&self) -> String {
+        let hint: String = self.hint.iter().map(|hint| format!(" ({hint})")).collect();
+        format!("{}: {}{hint}", self.date, self.error)
+    }
 }
 
 /// What a rotation did, or with `dry_run` would do.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::RotateReport;
+use crate::buffer::{DayFailure, RotateReport};
 use crate::forecast::{ForecastSummary, LiveScores};
 use crate::fsx;
 use crate::site::Site;
@@ -137,7 +137,7 @@ impl RotateSummary {
             n_days_sealed: report.sealed.len(),
             n_days_deleted: report.n_days_deleted,
             n_rows: report.sealed.iter().map(|day| day.n_rows).sum(),
-            days_failed: report.failed.iter().map(|day| format!("{}: {}", day.date, day.error)).collect(),
+            days_failed: report.failed.iter().map(DayFailure::line).collect(),
         }
     }
 
@@ -348,6 +348,12 @@ mod tests {
             days_failed: days_failed.iter().map(|text| (*text).to_owned()).collect(),
         };
         assert!(summary(&[]).is_complete() && !summary(&["2024-01-01: torn"]).is_complete());
+        let (error, hint) = ("torn".to_owned(), Some("repair it".to_owned()));
+        let report = RotateReport {
+            failed: vec![DayFailure { date: day(1), error, hint }],
+            ..RotateReport::default()
+        };
+        assert_eq!(RotateSummary::of(&report).days_failed, [format!("{}: torn (repair it)", day(1))]);
         let old = r#"{"n_days_sealed": 1, "n_days_deleted": 0, "n_rows": 5}"#;
         assert!(serde_json::from_str::<RotateSummary>(old).unwrap().is_complete());
     }
