@@ -58,11 +58,20 @@ impl Buffer {
             gone.entry(date).or_insert(Gone { trouble, is_noted });
         };
         for (date, dir) in removed::days(&self.removed_dir)? {
-            let note: Option<Note> = fsx::read_versioned(&dir.join(NOTE), FORMAT)?;
-            match note {
-                Some(note) if note.given_up_at.is_some() => drop(given_up.insert(date)),
-                Some(note) if covers(date) && !self.are_back(date, note.n_rows_lost) => {
+            match fsx::read_versioned::<Note>(&dir.join(NOTE), FORMAT) {
+                Ok(Some(note)) if note.given_up_at.is_some() => drop(given_up.insert(date)),
+                Ok(Some(note)) if covers(date) && !self.are_back(date, note.n_rows_lost) => {
                     add(date, note.problem, note.n_rows_lost, !self.has_forsaken_steps(date)?);
+                }
+                // One damaged note must not hold up the other days. How many rows it missed nobody knows; the aggregates do
+                // where they were not set aside yet.
+                Err(error) if covers(date) && !self.has_forsaken_steps(date)? => {
+                    add(
+                        date,
+                        format!("rows of it are gone, and the note of them is damaged: {error:#}"),
+                        None,
+                        true,
+                    );
                 }
                 _ => {}
             }

@@ -67,6 +67,25 @@ fn a_rotation_tells_a_day_that_is_gone_and_the_finding_stays() {
 }
 
 #[test]
+fn a_damaged_note_of_a_day_that_is_gone_holds_nothing_up_and_can_be_given_up() {
+    let bench = two_days();
+    std::fs::remove_file(file_of(&bench, DAYS[0])).unwrap();
+    bench.rotate();
+    let note = bench.buffer().removed_dir.join(DAYS[0]).join("lost.reason.json");
+    std::fs::write(&note, "not what was written").unwrap();
+    bench.append(&record("2024-01-02T09:00:00Z", "b", 2.0));
+    assert_eq!(bench.rotate().sealed.len(), 1);
+    let found = findings(&bench, &[]);
+    assert!(found.len() == 1 && found[0].contains("the note of them is damaged"), "{found:?}");
+    assert!(found[0].contains("lost.reason.json"), "{found:?}");
+    let report = repair(&bench, false);
+    assert!(!report.is_whole() && report.failed[0].hint.as_ref().unwrap().contains("--forget"), "{report:?}");
+    assert_eq!(std::fs::read(&note).unwrap(), b"not what was written");
+    assert!(repair(&bench, true).is_whole());
+    assert_eq!(findings(&bench, &[]), Vec::<String>::new());
+}
+
+#[test]
 fn a_day_that_is_gone_is_missed_until_it_is_given_up() {
     let bench = two_days();
     std::fs::remove_file(file_of(&bench, DAYS[0])).unwrap();
