@@ -23,6 +23,9 @@ fn peak_mb() -> Option<u64> {
 
 #[test]
 fn a_line_of_a_gigabyte_costs_only_itself() {
+    if !is_alone("a_line_of_a_gigabyte_costs_only_itself") {
+        return;
+    }
     let bench = bench();
     let long = std::io::repeat(b'x').take(1 << 30);
     let reader = Cursor::new(good(1)).chain(long).chain(Cursor::new(format!("\n{}", good(2))));
@@ -31,9 +34,24 @@ fn a_line_of_a_gigabyte_costs_only_itself() {
     assert_eq!((report.n_good, report.n_bad), (2, 1));
     assert_eq!(quarantined(&bench), BTreeMap::from([(2, "line_too_long".to_owned())]));
     if let (Some(before), Some(after)) = (before, peak_mb()) {
-        // Other tests of this process run beside.
-        assert!(after - before < 600, "{before} MiB before, {after} MiB after");
+        assert!(after.saturating_sub(before) < 100, "{before} MiB before, {after} MiB after");
     }
+}
+
+/// Whether this process runs this test of the module alone, so that nobody else takes memory in it. If not, such a process
+/// has run it meanwhile, and it has passed there.
+fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "TFTCTL_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let name = format!("{}::{test}", module_path!().split_once("::").expect("a module of the crate").1);
+    let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = process.args([&name, "--exact", "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
 }
 
 #[test]
