@@ -124,8 +124,13 @@ pub fn open(site: &Site, id: &str) -> Result<Window> {
 }
 
 /// The window that was built, or asked for again, last.
+///
+/// - Errors: what names it, or its manifest, cannot be read.
 pub fn latest(site: &Site) -> Result<Option<Window>> {
-    let named: Option<Latest> = fsx::read_json_if_exists(&site.windows_dir().join(LATEST))?;
+    let path = site.windows_dir().join(LATEST);
+    let named: Option<Latest> = fsx::read_json_if_exists(&path).hint(|| {
+        format!("`tftctl window build` writes {} anew; the windows are as they were", path.display())
+    })?;
     if let Some(window) = named.map(|latest| find(site, &latest.id)).transpose()?.flatten() {
         return Ok(Some(window));
     }

@@ -392,6 +392,18 @@ fn any_number_of_days_can_be_asked_for_but_not_every_end() {
 }
 
 #[test]
+fn a_damaged_pointer_to_the_latest_window_says_what_writes_it_anew() {
+    let bench = Bench::new(config());
+    let days = days_of(&config(), "2024-01-01", 3, &["a"], |_, _| true);
+    let window = bench.build(&days, "2024-01-04").unwrap();
+    std::fs::write(bench.site.windows_dir().join("latest.json"), "{").unwrap();
+    let (message, hint) = message_and_hint(&latest(&bench.site).unwrap_err());
+    assert!(message.contains("latest.json") && hint.unwrap().contains("window build"), "{message}");
+    assert_eq!(bench.build(&days, "2024-01-04").unwrap().id, window.id);
+    assert_eq!(latest(&bench.site).unwrap().unwrap().id, window.id);
+}
+
+#[test]
 fn a_flipped_bit_in_a_window_is_noticed() {
     let bench = Bench::new(config());
     let days = days_of(&config(), "2024-01-01", 3, &["a"], |_, _| true);
